@@ -95,9 +95,12 @@ def paired_difference(
     """Every score of system `a` minus that of `b` on the same clips: dict of metric -> `Difference`.
 
     a, b: predictions (N,), or (S, N) from S seeds each, row by row under the same seed; the estimate is the mean over
-    seeds. Each replicate resamples clips as `bootstrap` does and, with several seeds, draws S − 1 pairs of runs with
-    replacement: one fewer than there are makes the variance of a mean unbiased (Rao and Wu 1988), which matters for
-    three seeds. Without several seeds the interval speaks of these two trained models, not of their recipes.
+    seeds. Each replicate resamples clips as `bootstrap` does. With several seeds it also moves by a draw from
+    Student's t with S − 1 degrees of freedom, scaled to the variance *between seeds beyond what resampling clips
+    explains* (the moment estimator of random-effects meta-analysis, DerSimonian and Laird 1986). Drawing seeds with
+    replacement would count the clips' share twice: intervals that cover 100 of 100 nulls, and find nothing.
+    Two seeds say little about their own variance, so use three or more. Without several seeds the interval speaks of
+    these two trained models, not of their recipes.
     Raises ValueError as `bootstrap` does, and for a different number of seeds.
     """
     truth, a = _systems(y_true, a)
@@ -107,13 +110,17 @@ def paired_difference(
         raise ValueError(f"a holds {seeds} runs and b {len(b)}: pair them seed by seed")
     samples = bootstrap(truth, np.concatenate([a, b]), rng, replicates, strata, **metric)
     observed = scores_from_confusion(np.stack([confusion(truth, row) for row in (*a, *b)]), **metric)
-    drawn = rng.integers(seeds, size=(max(seeds - 1, 1), replicates))
+    shift = rng.standard_t(seeds - 1, replicates) if seeds > 1 else np.zeros(replicates)
     result = {}
     for name in METRICS:
-        difference = samples[name][:seeds] - samples[name][seeds:]
-        low, high = interval(np.take_along_axis(difference, drawn, axis=0).mean(0), level)
-        estimate = (observed[name][:seeds] - observed[name][seeds:]).mean()
-        result[name] = Difference(float(estimate), float(low), float(high))
+        resampled = samples[name][:seeds] - samples[name][seeds:]  # (seeds, replicates)
+        difference = observed[name][:seeds] - observed[name][seeds:]  # (seeds,)
+        centre, between = resampled.mean(0), 0.0
+        if seeds > 1:
+            explained = (resampled - centre).var(1).sum() / (seeds - 1)
+            between = max(difference.var(ddof=1) - explained, 0.0)
+        low, high = interval(centre + shift * np.sqrt(between / seeds), level)
+        result[name] = Difference(float(difference.mean()), float(low), float(high))
     return result
 
 

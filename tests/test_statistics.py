@@ -113,6 +113,25 @@ def test_interval_covers_a_planted_null_in_about_95_of_100_trials():
     assert all(0.91 <= count / trials <= 0.98 for count in covered.values()), covered
 
 
+@pytest.mark.parametrize("spread", [0.0, 0.08])
+def test_interval_over_seeds_covers_a_null_between_recipes(spread):
+    """Three runs each of one recipe; runs differ in quality by `spread` beyond what the clips explain."""
+    rng = np.random.default_rng(9)
+    trials, covered, clips_alone = 150, 0, 0
+    for _ in range(trials):
+        truth = rng.integers(0, 5, 250)
+        noise = np.clip(0.2 + spread * rng.standard_normal((6, 1)), 0, 1)
+        runs = np.where(rng.random((6, 250)) < noise, rng.integers(0, 5, (6, 250)), truth)
+        found = paired_difference(truth, runs[:3], runs[3:], rng, 100)["hF"]
+        covered += found.low <= 0 <= found.high
+        samples = bootstrap(truth, runs, rng, 100)["hF"]
+        low, high = interval(samples[:3].mean(0) - samples[3:].mean(0))
+        clips_alone += low <= 0 <= high
+    assert 0.89 <= covered / trials <= 0.99
+    if spread:
+        assert clips_alone / trials < 0.7  # what seeds as a second source of variance are for
+
+
 def test_a_planted_effect_is_found():
     rng = np.random.default_rng(7)
     truth = rng.integers(0, 23, 920)
