@@ -1,0 +1,412 @@
+"""From a folder on disk to the clips table: BSD10k, BSD35k-CS, the evaluation set, FSD50K and NSynth.
+
+Every loader returns one pandas table with a row a clip and, in this order, the columns of `COLUMNS`:
+
+    sound_id str            path str, NA where no audio was found      code str, "" unknown
+    label int64, 0..22, -1 unknown      title, tags (comma list), description, uploader: str, "" missing
+    confidence float64, NaN missing     source str: bsd10k, bsd35k-cs, evaluation, fsd50k or nsynth
+
+and after them what only one source has: `license` (BSD, FSD50K), `set` (BSD10k v1.0), `labels` (FSD50K: tuple of str,
+leaf-most), `record` (NSynth: dict) and `part` (FSD50K, NSynth: the publisher's own split). ``table.attrs`` holds plain
+facts about the reading: ``source_file``, ``dropped`` (code -> rows that are not part of the task), ``absent_columns``
+and ``problems``, a list of (category, sound_id, message).
+
+With ``strict=True`` a problem that would put wrong rows into an experiment (a class outside the taxonomy, an id that
+occurs twice) is a ValueError that names the rows. With ``strict=False``, which `haf_utils.validation` uses, it is only
+listed: an unknown class gets label -1, and of an id that occurs twice the first row is kept.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from haf_utils.folds import official_folds
+from haf_utils.taxonomy import CLASSES, TOP_LEVELS
+
+__all__ = [
+    "BSD_COLUMNS",
+    "COLUMNS",
+    "LAYOUTS",
+    "audio_files",
+    "layout",
+    "leaf_labels",
+    "load",
+    "load_bsd",
+    "load_evaluation",
+    "load_features",
+    "load_fsd50k",
+    "load_nsynth",
+    "official_folds",
+    "read_csv",
+    "without",
+]
+
+COLUMNS = tuple("sound_id path code label title tags description uploader confidence source".split())
+# Columns of BSD10k-v1.2 and BSD35k-CS. v1.0 has `set` and neither confidence nor description.
+BSD_COLUMNS = tuple("sound_id class class_idx class_top confidence uploader license title tags description".split())
+EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3")  # where a clip is there twice, the first of these wins
+
+# What `layout` looks for; the texts appear in error messages.
+LAYOUTS = {
+    "bsd": "BSD10k or BSD35k-CS: metadata/BSD10k_metadata.csv (or BSD35k-CS_metadata.csv) and audio/<sound_id>.wav",
+    "evaluation": "evaluation set: metadata/*.csv with a column anonymous_id, and audio/<anonymous_id>.wav",
+    "fsd50k": "FSD50K: FSD50K.ground_truth/dev.csv or eval.csv, FSD50K.metadata/ and FSD50K.dev_audio/",
+    "nsynth": "NSynth: nsynth-<split>/examples.json and nsynth-<split>/audio/, or one such folder itself",
+}
+
+
+def load(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
+    """Load the dataset in the folder `root`, whichever of the known layouts it has -> clips table."""
+    loaders = {"bsd": load_bsd, "evaluation": load_evaluation, "fsd50k": load_fsd50k, "nsynth": load_nsynth}
+    return loaders[layout(root)](root, strict=strict)
+
+
+def layout(root: str | os.PathLike) -> str:
+    """Key in `LAYOUTS` of the layout that the folder `root` has.
+
+    Raises FileNotFoundError where there is no such folder, ValueError (what is known, what was found) where it has
+    none of the layouts.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is not a folder: pass the folder that holds a dataset")
+    found = _layout(root)
+    if found is None:
+        entries = sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir())
+        listing = ", ".join(entries[:12]) + (f" and {len(entries) - 12} more" if len(entries) > 12 else "")
+        near = [folder for folder in (root.parent, *filter(Path.is_dir, root.iterdir())) if _layout(folder)]
+        raise ValueError(
+            f"{root} has none of the known layouts. Known:\n  " + "\n  ".join(LAYOUTS.values()) + "\n"
+            f"Found: {listing or 'an empty folder'}." + (f" Did you mean {near[0]}?" if near else "")
+        )
+    return found
+
+
+def load_bsd(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
+    """Clips table of BSD10k (v1.0, v1.1, v1.2), BSD35k-CS or own recordings in that layout.
+
+    The class code decides, never ``class_idx``, whose form differs between releases. Rows of a ``-other`` class or of
+    a bare top level are not part of the task: they are left out and counted in ``attrs["dropped"]``.
+
+    Raises ValueError that names the file and the columns (missing column) or the rows (class, duplicates).
+    """
+    root = Path(root)
+    _expect(root, "bsd")
+    file = _one_metadata_file(root)
+    raw = read_csv(file)
+    _need_columns(raw, file, ("sound_id", "class", "uploader", "title", "tags"), BSD_COLUMNS)
+    for column in ("sound_id", "class"):
+        raw[column] = raw[column].str.strip()
+    outside_task = raw["class"].str.endswith("-other") | raw["class"].isin(TOP_LEVELS)
+    dropped = raw.loc[outside_task, "class"].value_counts().to_dict()
+    rows = raw[~outside_task]
+    label = rows["class"].map({code: label for label, code in enumerate(CLASSES)}).fillna(-1).astype(np.int64)
+    problems = [
+        ("out of taxonomy", rows.sound_id[row], f"row {row + 1}: class {rows['class'][row]!r} is not in the taxonomy")
+        for row in rows.index[label < 0]
+    ]
+    table = pd.DataFrame(
+        {
+            "sound_id": rows.sound_id,
+            "path": rows.sound_id.map(audio_files(root / "audio")),
+            "code": rows["class"],
+            "label": label,
+            "title": rows.title,
+            "tags": rows.tags,
+            "description": rows.get("description", ""),
+            "uploader": rows.uploader,
+            "confidence": pd.to_numeric(rows.get("confidence", np.nan), errors="coerce"),
+            "source": file.stem.removesuffix("_metadata").lower(),
+        }
+        | {extra: rows[extra] for extra in ("license", "set") if extra in rows}
+    )
+    absent = [column for column in ("confidence", "license", "description") if column not in raw]
+    return _finish(table, file, strict, problems, raw.attrs, dropped=dropped, absent_columns=absent)
+
+
+def load_evaluation(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
+    """Clips table of the challenge's evaluation set: anonymous ids, no labels (-1), no uploaders."""
+    root = Path(root)
+    _expect(root, "evaluation")
+    file = _one_metadata_file(root)
+    raw = read_csv(file)
+    columns = ("anonymous_id", "title", "tags", "description")
+    _need_columns(raw, file, columns, columns)
+    sound_id = raw.anonymous_id.str.strip()
+    table = _unlabelled(sound_id, sound_id.map(audio_files(root / "audio")), "evaluation")
+    table[["title", "tags", "description"]] = raw[["title", "tags", "description"]]
+    return _finish(table, file, strict, [], raw.attrs)
+
+
+def load_fsd50k(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
+    """Clips table of FSD50K (dev and eval, or the one that is there), with a column `labels` of leaf-most labels."""
+    root = Path(root)
+    _expect(root, "fsd50k")
+    tables, problems, notes = [], [], {"not_utf8_rows": []}
+    for name in ("dev", "eval"):
+        file = root / "FSD50K.ground_truth" / f"{name}.csv"
+        if not file.is_file():
+            continue
+        raw = read_csv(file)
+        _need_columns(raw, file, ("fname", "labels"), ("fname", "labels", "mids", "split"))
+        notes["not_utf8_rows"] += raw.attrs["not_utf8_rows"]
+        info_file = root / "FSD50K.metadata" / f"{name}_clips_info_FSD50K.json"
+        info = _read_json(info_file) if info_file.is_file() else {}
+        fname = raw.fname.str.strip()
+        problems += [("no metadata", i, f"not in {info_file.name}") for i in fname if i not in info]
+        table = _unlabelled(fname, fname.map(audio_files(root / f"FSD50K.{name}_audio")), "fsd50k")
+        entries = [info.get(clip, {}) for clip in fname]
+        for column in ("title", "description", "uploader", "license"):
+            table[column] = [entry.get(column) or "" for entry in entries]
+        table["tags"] = [",".join(entry.get("tags") or []) for entry in entries]
+        table["labels"] = [tuple(filter(None, labels.split(","))) for labels in raw.labels]
+        table["part"] = raw.split if "split" in raw else name
+        tables.append(table)
+    table = pd.concat(tables, ignore_index=True)
+    table["labels"] = leaf_labels(table.labels)
+    return _finish(table, root / "FSD50K.ground_truth", strict, problems, notes)
+
+
+def leaf_labels(smeared: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
+    """Labels of each clip without those that another label of the clip implies; order kept.
+
+    FSD50K's labels are smeared to the root of the AudioSet ontology, which is not shipped with it, so the hierarchy is
+    read off the smearing itself: A is an ancestor of B if every clip with B also has A, and A is on more clips than B.
+    """
+    smeared = [tuple(dict.fromkeys(labels)) for labels in smeared]
+    count = Counter(label for labels in smeared for label in labels)
+    together = Counter((a, b) for labels in smeared for a in labels for b in labels if a != b)
+    ancestor_of = {(a, b) for (a, b), clips in together.items() if clips == count[b] and count[a] > count[b]}
+    return [tuple(a for a in labels if not any((a, b) in ancestor_of for b in labels)) for labels in smeared]
+
+
+# What a caption is made of; the other fields of a note would only cost memory on 289,205 notes.
+_NSYNTH_FIELDS = (
+    "note_str pitch velocity instrument_str instrument_family_str instrument_source_str qualities_str".split()
+)
+
+
+def load_nsynth(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
+    """Clips table of NSynth with a column `record` (dict: pitch, velocity, family, source, qualities).
+
+    `root` is one ``nsynth-<split>`` folder or a folder that holds several.
+    """
+    root = Path(root)
+    _expect(root, "nsynth")
+    tables, problems = [], []
+    for file in _nsynth_files(root):
+        notes = _read_json(file)
+        names = pd.Series(list(notes), dtype=object)
+        records = []
+        for name, note in notes.items():
+            missing = [field for field in _NSYNTH_FIELDS[1:] if field not in note]
+            if missing:
+                raise ValueError(f"{file}: note {name!r} has no {', '.join(missing)}: is this NSynth's own file?")
+            records.append({"note_str": name} | {field: note[field] for field in _NSYNTH_FIELDS[1:]})
+        table = _unlabelled(names, names.map(audio_files(file.parent / "audio")), "nsynth")
+        table["record"] = records
+        table["part"] = file.parent.name.removeprefix("nsynth-")
+        tables.append(table)
+    return _finish(pd.concat(tables, ignore_index=True), root, strict, problems, {"not_utf8_rows": []})
+
+
+def load_features(root: str | os.PathLike, sound_ids: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Precomputed CLAP embeddings that BSD10k and BSD35k-CS ship -> audio (N, 512), text (N, 512), float32, as stored.
+
+    A clip whose file is missing or damaged gets a row of NaN and is named in one UserWarning a modality: take
+    ``np.isfinite(audio).all(1)`` before training. Raises ValueError if none of the clips has its audio embedding.
+    """
+    sound_ids = list(sound_ids)
+    result = []
+    for modality in ("audio", "text"):
+        folder = Path(root) / "features" / f"clap_{modality}_embeddings"
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is absent: unpack features.zip of the dataset into {root}")
+        values = np.full((len(sound_ids), 512), np.nan, dtype=np.float32)
+        lost = []
+        for row, sound_id in enumerate(tqdm(sound_ids, desc=f"{modality} embeddings", unit="clip", disable=None)):
+            try:
+                vector = np.load(folder / f"{sound_id}.npy", allow_pickle=False).reshape(-1)
+                if vector.shape != (512,) or not np.isfinite(vector).all():
+                    raise ValueError(f"shape {vector.shape} or values are not those of a CLAP embedding")
+                values[row] = vector
+            except (OSError, ValueError, EOFError, AttributeError) as error:
+                lost.append(f"{sound_id} ({type(error).__name__})")
+        if len(lost) == len(sound_ids) and lost:
+            raise ValueError(f"{folder}: none of the {len(lost)} clips has a readable embedding, first {lost[0]}")
+        if lost:
+            shown = ", ".join(lost[:10]) + (", …" if len(lost) > 10 else "")
+            warnings.warn(f"{folder}: {len(lost)} embeddings missing or damaged: {shown}", stacklevel=2)
+        result.append(values)
+    return result[0], result[1]
+
+
+def without(table: pd.DataFrame, *others: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """`table` without the clips whose sound_id is in one of `others`, and how many were removed.
+
+    For FSD50K clips that are also in BSD, and BSD35k-CS clips that are also in BSD10k: all carry Freesound's ids.
+    """
+    known = set().union(*(other.sound_id for other in others))
+    keep = ~table.sound_id.isin(known)
+    return table[keep].reset_index(drop=True), int((~keep).sum())
+
+
+def audio_files(folder: str | os.PathLike) -> dict[str, str]:
+    """Audio files in `folder`, name without extension -> path; empty if there is no such folder (read in one pass)."""
+    files: dict[str, tuple[int, str]] = {}
+    if os.path.isdir(folder):
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                stem, extension = os.path.splitext(entry.name)
+                if extension.lower() in EXTENSIONS:
+                    candidate = (EXTENSIONS.index(extension.lower()), entry.path)
+                    files[stem] = min(files.get(stem, candidate), candidate)
+    return {stem: path for stem, (_, path) in files.items()}
+
+
+def read_csv(path: str | os.PathLike) -> pd.DataFrame:
+    """A CSV file with a header -> table of str, "" where a field is empty. Quoted newlines and any length of field.
+
+    A byte-order mark is dropped. Lines that are not UTF-8 are read as Latin-1, with a warning that names them, so that
+    no text is lost; their numbers are in ``attrs["not_utf8_rows"]``. Raises ValueError that names file and line.
+    """
+    text, lines = _decode(Path(path))
+    if lines:
+        shown = ", ".join(map(str, lines[:10])) + (", …" if len(lines) > 10 else "")
+        warnings.warn(f"{path}: {len(lines)} lines are not UTF-8 and were read as Latin-1: {shown}", stacklevel=3)
+    try:
+        # Without header=None, a row longer than the header would silently shift all columns by one.
+        rows = pd.read_csv(io.StringIO(text), header=None, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise ValueError(f"{path} is not a readable CSV table: {error}") from error
+    table = rows.iloc[1:].reset_index(drop=True)
+    table.columns = [str(name).strip() for name in rows.iloc[0]]
+    short = np.flatnonzero(table.isna().any(axis=1))
+    if len(short):
+        numbers = ", ".join(str(row + 1) for row in short[:10])
+        raise ValueError(f"{path}: {len(short)} rows have fewer fields than the header, first rows {numbers}")
+    table.attrs["not_utf8_rows"] = lines
+    return table
+
+
+def _decode(path: Path) -> tuple[str, list[int]]:
+    """Text of a file, and the numbers of the lines that had to be read as Latin-1."""
+    data = path.read_bytes()
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16"), []
+    try:
+        return data.decode("utf-8-sig"), []
+    except UnicodeDecodeError:
+        lines, odd = [], []
+        for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+            try:
+                lines.append(line.decode("utf-8"))
+            except UnicodeDecodeError:
+                lines.append(line.decode("latin-1"))
+                odd.append(number)
+        return "\n".join(lines), odd
+
+
+def _read_json(path: Path) -> dict:
+    text, _ = _decode(path)
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected an object keyed by clip, found a {type(content).__name__}")
+    return content
+
+
+def _metadata_files(root: Path) -> list[Path]:
+    """CSV files that can hold the clips: in metadata/, else in `root` itself."""
+    for folder in (root / "metadata", root):
+        # Hidden files: macOS archives carry a "._name.csv" beside each file.
+        files = sorted(file for file in folder.glob("*.csv") if not file.name.startswith("."))
+        files = [file for file in files if file.name != "BST_description.csv"]
+        if files:
+            return files
+    return []
+
+
+def _one_metadata_file(root: Path) -> Path:
+    files = [file for file in _metadata_files(root) if file.stem.endswith("_metadata")] or _metadata_files(root)
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise ValueError(f"{root} holds several metadata files ({names}): keep each dataset in a folder of its own")
+    return files[0]
+
+
+def _nsynth_files(root: Path) -> list[Path]:
+    own = root / "examples.json"
+    return [own] if own.is_file() else sorted(root.glob("nsynth-*/examples.json"))
+
+
+def _layout(root: Path) -> str | None:
+    if any((root / "FSD50K.ground_truth" / name).is_file() for name in ("dev.csv", "eval.csv")):
+        return "fsd50k"
+    if _nsynth_files(root):
+        return "nsynth"
+    for file in _metadata_files(root):
+        with open(file, encoding="utf-8-sig", errors="replace", newline="") as lines:
+            header = [name.strip() for name in next(csv.reader(lines), [])]
+        if "anonymous_id" in header:
+            return "evaluation"
+        if "sound_id" in header or file.stem.endswith("_metadata"):
+            return "bsd"
+    return None
+
+
+def _expect(root: Path, wanted: str) -> None:
+    found = layout(root)
+    if found != wanted:
+        raise ValueError(f"{root}: expected {LAYOUTS[wanted]}; found {LAYOUTS[found]}. Use load() or another folder")
+
+
+def _need_columns(table: pd.DataFrame, file: Path, needed: Sequence[str], layout_columns: Sequence[str]) -> None:
+    missing = [column for column in needed if column not in table]
+    if missing:
+        raise ValueError(
+            f"{file} lacks the column {', '.join(missing)}. "
+            f"Columns of this layout: {', '.join(layout_columns)}; found: {', '.join(table.columns)}"
+        )
+
+
+def _unlabelled(sound_id: pd.Series, path: pd.Series, source: str) -> pd.DataFrame:
+    empty = {column: "" for column in ("title", "tags", "description", "uploader")}
+    table = pd.DataFrame({"sound_id": sound_id, "path": path, "code": "", "label": np.int64(-1)})
+    return table.assign(**empty, confidence=np.nan, source=source)
+
+
+def _finish(table, file: Path, strict: bool, problems: list, notes: dict, **facts) -> pd.DataFrame:
+    """Check ids, settle problems, fix types and the order of columns."""
+    problems = list(problems)
+    twice = table.sound_id.duplicated()
+    problems += [("duplicate id", sound_id, "the id occurs more than once") for sound_id in table.sound_id[twice]]
+    empty = table.sound_id == ""
+    problems += [("missing id", "", f"row {row + 1} has no id") for row in table.index[empty]]
+    fatal = [problem for problem in problems if problem[0] in ("out of taxonomy", "duplicate id", "missing id")]
+    if strict and fatal:
+        counts = Counter(category for category, _, _ in fatal)
+        summary = ", ".join(f"{count} × {category}" for category, count in counts.items())
+        listing = "\n".join(f"  {sound_id}: {message}" for _, sound_id, message in fatal[:20])
+        more = f"\n  and {len(fatal) - 20} more" if len(fatal) > 20 else ""
+        raise ValueError(f"{file}: {summary}. Correct or remove these rows:\n{listing}{more}")
+    table = table[~twice & ~empty].reset_index(drop=True)
+    table["path"] = table.path.astype(object).where(table.path.notna(), None)
+    table["confidence"] = table.confidence.astype(np.float64)
+    table = table[[*COLUMNS, *(column for column in table if column not in COLUMNS)]]
+    # Plain values only: pandas copies attrs from table to table and writes them as JSON into parquet.
+    table.attrs = {"source_file": str(file), "problems": problems, "not_utf8_rows": notes["not_utf8_rows"], **facts}
+    return table
