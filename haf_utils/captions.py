@@ -24,9 +24,7 @@ MAX_WORDS = 200  # ours: CLAP reads 77 tokens, the metadata classifier gains not
 MAX_CHARACTERS = 1_500  # for scripts that write no spaces
 _RAW_CHARACTERS = 20_000  # of a field that are looked at: descriptions of 100 kB exist
 
-_EXTENSION = re.compile(
-    r"(?:\s*\.(?:wave?|aiff?|aifc|flac|ogg|oga|opus|mp[234]|m4a|aac|wma|caf|amr|3gp|mov))+\s*$", re.I
-)
+_EXTENSION = re.compile(r"\s*\.(?:wave?|aiff?|aifc|flac|ogg|oga|opus|mp[234]|m4a|aac|wma|caf|amr|3gp)\b", re.I)
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<!--[^<>]*-->|\[/?(?:url|b|i|img|quote)\b[^\[\]]{0,300}\]", re.I)
 _LINK = re.compile(
     r"(?:https?|ftp)://\S+|\bwww\.\S+|\b[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64}){0,3}\.[a-z]{2,8}\b"
@@ -45,10 +43,11 @@ _FORMAT = re.compile(
 )
 # Words that name a file or a recorder, never a sound. A title made of these and of numbers says nothing.
 _NAMELESS = frozenset(
-    """audio bwf clip copy dat dsc dscf dscn dr edirol file final gopr h1 h2 h4 h4n h5 h6 image img ls memo mix mov mvi new
-    no number olympus part pcm project rec recorded recorder recording sample samples session snd sound sounds soundfile
-    ste take tascam test tk track trk unknown unnamed untitled v ver version vid video voicememo zoom wav""".split()
+    """audio bwf clip copy dat dsc dscf dscn dr edirol edit file final gopr image img ls memo mix mov mvi new no number
+    olympus part pcm project rec recorded recorder recording sample samples session snd sound sounds soundfile ste take
+    tascam test tk track trk unknown unnamed untitled ver version vid video voicememo zoom""".split()
 )
+_RECORDER = re.compile(r"^\W*(?:dsc[fn]?|dr|gopr|img|mov|mvi|rec|ste|tascam|track|vid|zoom)[\s-]*\d+", re.I)
 _EQUIPMENT = re.compile(
     r"""\b(?:zoom\W?h\d\w*|h[1-6]n|tascam|edirol|sennheiser|neumann|r[oø]de|akg|shure|schoeps|rycote|dpa|behringer|
     focusrite|motu|apogee|m-?audio|fostex|marantz|olympus|nagra|mixpre|sound\ devices|sm-?5[78]|u-?87|mkh\W?\d*|
@@ -232,7 +231,7 @@ def _clean_title(title) -> str:
     text = _plain(title)
     text = _UUID.sub(" ", text)
     text = _DATE.sub(" ", text.replace("_", " "))
-    text = _SERIAL.sub(" ", _FORMAT.sub(" ", text))
+    text = _SERIAL.sub(" ", _FORMAT.sub(" ", _RECORDER.sub(" ", text)))
     text = _GLUE.sub(" ", _CAMEL.sub(" ", text))
     words = _WORD.findall(text.lower())
     if all(word in _NAMELESS for word in words):
