@@ -1,0 +1,168 @@
+"""The configuration of a fine-tuning run: every parameter, its checks, its defaults and its name."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from haf_utils import profiles
+from haf_utils.corpus import FOLDS, SPLITS
+from haf_utils.losses import SMOOTHINGS
+from haf_utils.model import FUSIONS, MODALITIES
+
+__all__ = ["SYSTEMS", "TRAINS", "WHERE", "FinetuneConfig", "check", "default_name", "resolve"]
+
+SYSTEMS = ("haf", "text_aux", "passt")
+TRAINS = ("head", "joint")
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """Everything that decides a run. None means "as the profile says"; `resolve` fills it in.
+
+    dataset, extra, evaluation: folders of BSD10k, BSD35k-CS and the evaluation set; runs: folder of run folders.
+    """
+
+    dataset: str
+    runs: str
+    extra: str = ""
+    evaluation: str = ""
+    scratch: str = ""  # where audio stores and embeddings live; "" = beside the runs
+    name: str = ""  # "" = made from what differs from the defaults
+    profile: str = "mini"
+    system: str = "haf"  # haf, text_aux, passt
+    train: str = "joint"  # head (frozen backbone), joint
+    initialisation: str = "pretrained"  # pretrained (the profile's), random, a known name, a checkpoint, a run folder
+    split: str = "official"  # official, uploader
+    fold: int = 0
+    seed: int = 0
+    smoothing: str = "hierarchical"  # none, uniform, hierarchical
+    smoothing_factor: float | None = None
+    mixup: bool = True
+    mixup_alpha: float | None = None
+    mixup_probability: float | None = None
+    feature_noise: float | None = None
+    dropout: float | None = None
+    text_dropout: float = 0.0
+    ema: bool = True
+    tta_views: int | None = None
+    modality: str = "both"  # both, audio, text
+    fusion: str = "attention"  # attention, concatenation, mean
+    gating: bool = True
+    top_level_weight: float = 0.0  # weight of the auxiliary top-level loss
+    text_at_inference: bool = False  # Text-Aux CLAP: the extension
+    extra_weight: float = 1.0  # weight of BSD35k-CS's clips in the loss; 0 leaves them out
+    data_share: float = 1.0  # share of the training clips that is used (learning curves)
+    shuffle_texts: bool = False  # a planted effect: each clip gets the text of another
+    epochs: int | None = None
+    batch: int | None = None
+    accumulation: int = 1  # micro-batches a step
+    activation_checkpointing: bool = False
+    classifier_rate: float | None = None
+    backbone_rate: float | None = None
+    device: str = "cpu"
+    precision: str = "fp32"  # fp32, bf16
+
+
+_CHOICES = {
+    "profile": tuple(profiles.PROFILES),
+    "system": SYSTEMS,
+    "train": TRAINS,
+    "split": SPLITS,
+    "smoothing": SMOOTHINGS,
+    "modality": MODALITIES,
+    "fusion": FUSIONS,
+    "precision": ("fp32", "bf16"),
+}
+_RANGES = {  # inclusive
+    "fold": (0, FOLDS - 1),
+    "seed": (0, 2**32 - 1),
+    "smoothing_factor": (0, 0.999),
+    "mixup_alpha": (1e-3, 100),
+    "mixup_probability": (0, 1),
+    "feature_noise": (0, 10),
+    "dropout": (0, 0.99),
+    "text_dropout": (0, 1),
+    "tta_views": (0, 100),
+    "top_level_weight": (0, 100),
+    "extra_weight": (0, 100),
+    "data_share": (0.001, 1),
+    "epochs": (1, 10_000),
+    "batch": (2, 100_000),
+    "accumulation": (1, 10_000),
+    "classifier_rate": (0, 10),
+    "backbone_rate": (0, 10),
+}
+WHERE = ("dataset", "runs", "extra", "evaluation", "scratch", "name", "device")  # where a run is, not what it is
+
+
+def check(config: FinetuneConfig) -> None:
+    """Raises ValueError or TypeError that names the parameter, its value and what it may be."""
+    for field, kind in typing.get_type_hints(FinetuneConfig).items():
+        value = getattr(config, field)
+        allowed = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+        # An int is a fine float, but a bool is no int, and the string "1e-4" that YAML makes of 1e-4 is no float.
+        fits = (int, *allowed) if float in allowed else allowed
+        if not isinstance(value, fits) or (isinstance(value, bool) and bool not in allowed):
+            names = " or ".join(t.__name__ for t in allowed if t is not type(None))
+            raise TypeError(
+                f"{field}={value!r} is a {type(value).__name__}, it must be {names} (1.0e-4, not 1e-4, in YAML)"
+            )
+    for field, choices in _CHOICES.items():
+        if getattr(config, field) not in choices:
+            raise ValueError(f"{field}={getattr(config, field)!r} is unknown: choose one of {', '.join(choices)}")
+    for field, (low, high) in _RANGES.items():
+        value = getattr(config, field)
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"{field}={value!r} must lie in {low} to {high}")
+    if config.system == "passt" and config.train == "head":
+        raise ValueError("system='passt' trains jointly: pass train='joint'")
+    try:
+        device = torch.device(config.device)
+    except RuntimeError as error:
+        raise ValueError(f"device={config.device!r} is not a torch device: cpu, cuda, cuda:1, mps") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device={config.device!r} asks for a GPU, but this PyTorch sees {torch.cuda.device_count()}: "
+            "pass device='cpu', or install a CUDA build of PyTorch"
+        )
+
+
+def resolve(config: FinetuneConfig) -> FinetuneConfig:
+    """`config` checked, with every None replaced by the profile's number and the name filled in."""
+    check(config)
+    profile = profiles.profile(config.profile)
+    rates = profile.head if config.train == "head" else profile.joint
+    defaults = {
+        "smoothing_factor": profile.smoothing,
+        "mixup_alpha": profile.mixup_alpha,
+        "mixup_probability": profile.mixup_probability,
+        "feature_noise": profile.feature_noise,
+        "dropout": profile.dropout,
+        "tta_views": profile.tta_views,
+        "epochs": rates.epochs,
+        "batch": rates.batch,
+        "classifier_rate": rates.classifier_rate,
+        "backbone_rate": rates.backbone_rate,
+    }
+    missing = {name: value for name, value in defaults.items() if getattr(config, name) is None}
+    resolved = dataclasses.replace(config, **missing, name=config.name or default_name(config))
+    if Path(resolved.name).name != resolved.name or resolved.name.startswith("."):
+        raise ValueError(f"name={resolved.name!r} must be a plain folder name")
+    return resolved
+
+
+def default_name(config: FinetuneConfig) -> str:
+    """A folder name from what differs from the defaults: haf-joint_smoothing=none_mixup=False_f0_s1."""
+    shown = []
+    for field in dataclasses.fields(FinetuneConfig):
+        value = getattr(config, field.name)
+        if field.name in (*WHERE, "profile", "system", "train", "fold", "seed", "precision") or value == field.default:
+            continue
+        shown.append(f"{field.name}={Path(value).name if isinstance(value, str) else value}")
+    return "_".join([f"{config.system}-{config.train}", *shown, f"f{config.fold}", f"s{config.seed}"])

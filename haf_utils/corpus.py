@@ -1,0 +1,126 @@
+"""From folders on disk to what training reads: one table of clips with texts, their audio, and the parts of a split.
+
+Rows of BSD10k come first, in the order of its metadata (the official folds depend on it), then BSD35k-CS without the
+clips that BSD10k has, then the evaluation set. A clip that cannot be read keeps its row, so that the folds stay the
+official ones, but belongs to no part; `lost` says why.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from haf_utils.audio import AudioStore, build_store
+from haf_utils.captions import add_text
+from haf_utils.datasets import load_bsd, load_evaluation, load_features, without
+from haf_utils.folds import grouped_folds, official_folds
+
+__all__ = ["FOLDS", "PARTS", "SPLITS", "Corpus", "load_corpus"]
+
+PARTS = ("train", "validation", "test", "evaluation")
+SPLITS = ("official", "uploader")
+FOLDS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """table: clips table with `text`, `origin` (bsd10k, bsd35k-cs, evaluation) and `readable`, RangeIndex;
+    stores: audio store of each origin; features: precomputed (audio (N, 512), text (N, 512)) where there is no audio;
+    lost: sound_id, path, reason of each clip that cannot be read; notes: what a reader should know about the loading.
+    """
+
+    table: pd.DataFrame
+    stores: dict[str, AudioStore]
+    features: tuple[np.ndarray, np.ndarray] | None
+    lost: pd.DataFrame
+    notes: tuple[str, ...]
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(N,) int64, -1 where unknown."""
+        return self.table["label"].to_numpy()
+
+    @property
+    def presence(self) -> np.ndarray:
+        """(N,) float32: 1 where the clip has a usable text, 0 where it has none."""
+        return (self.table["text"] != "").to_numpy(np.float32)
+
+    def samples(self, row: int) -> np.ndarray:
+        """int16 mono samples (n,) of the clip in `row`: a view into the memory-mapped store."""
+        return self.stores[self.table["origin"].iat[row]].samples(self.table["sound_id"].iat[row])
+
+    @cache  # noqa: B019 (a process holds few corpora, and the grouped folds take seconds)
+    def _folds(self, split: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        own = self.table[self.table["origin"] == "bsd10k"]
+        return official_folds(own["label"].to_numpy()) if split == "official" else grouped_folds(own)
+
+    def parts(self, split: str = "official", fold: int = 0) -> np.ndarray:
+        """Part of each row (N,) of str: one of `PARTS`, or "" where a row takes no part.
+
+        BSD10k's rows follow the fold; BSD35k-CS trains only; in the "uploader" split its clips of uploaders held out
+        for validation or test are left out too. Raises ValueError for an unknown split or fold.
+        """
+        if split not in SPLITS:
+            raise ValueError(f"split={split!r} is unknown: choose one of {', '.join(SPLITS)}")
+        if fold not in range(FOLDS):
+            raise ValueError(f"fold={fold!r} must be one of 0 to {FOLDS - 1}")
+        part = np.full(len(self.table), "", dtype=object)
+        for name, rows in zip(PARTS, self._folds(split)[fold], strict=False):
+            part[rows] = name
+        origin, uploader = self.table["origin"].to_numpy(), self.table["uploader"].to_numpy()
+        crowd = origin == "bsd35k-cs"
+        if split == "uploader":
+            held_out = set(uploader[np.isin(part, ("validation", "test"))])
+            crowd &= ~np.isin(uploader, list(held_out))
+        part[crowd] = "train"
+        part[origin == "evaluation"] = "evaluation"
+        part[~self.table["readable"].to_numpy()] = ""
+        return part
+
+
+@cache
+def load_corpus(dataset: str, extra: str = "", evaluation: str = "", stores: str = "", sample_rate: int = 48_000):
+    """Load BSD10k (and BSD35k-CS, and the evaluation set) and decode what is not decoded yet -> `Corpus`.
+
+    dataset, extra, evaluation: folders in their official layouts, "" for none; stores: folder for the audio stores;
+    sample_rate in Hz. A dataset without audio but with the official CLAP features gives a corpus of embeddings.
+    """
+    tables = [add_text(load_bsd(dataset)).assign(origin="bsd10k")]
+    notes = []
+    if extra:
+        crowd, twice = without(add_text(load_bsd(extra)), tables[0])
+        notes.append(f"{twice} of the extra clips are also in {Path(dataset).name} and count there")
+        tables.append(crowd.assign(origin="bsd35k-cs"))
+    if evaluation:
+        tables.append(add_text(load_evaluation(evaluation)).assign(origin="evaluation"))
+    roots = dict(
+        zip([table["origin"].iat[0] for table in tables], filter(None, (dataset, extra, evaluation)), strict=True)
+    )
+
+    if tables[0]["path"].notna().any():
+        built = {
+            origin: build_store(table, Path(stores) / Path(root).resolve().name, sample_rate)
+            for table, (origin, root) in zip(tables, roots.items(), strict=True)
+        }
+        features, lost = None, pd.concat([store.lost for store in built.values()], ignore_index=True)
+    elif (Path(dataset) / "features").is_dir():
+        built = {}
+        loaded = [load_features(root, table["sound_id"]) for table, root in zip(tables, roots.values(), strict=True)]
+        features = tuple(np.concatenate(modality) for modality in zip(*loaded, strict=True))
+        absent = ~np.isfinite(features[0]).all(1)
+        ids = pd.concat(tables, ignore_index=True).loc[absent, "sound_id"]
+        lost = pd.DataFrame({"sound_id": ids, "path": "", "reason": "no readable audio embedding"})
+        for modality in features:
+            np.nan_to_num(modality, copy=False)
+    else:
+        raise ValueError(
+            f"{dataset} has metadata but neither audio/ nor features/: unpack audio.zip, or features.zip for the "
+            "official CLAP embeddings (python data/download.py --help)"
+        )
+    table = pd.concat(tables, ignore_index=True)
+    table["readable"] = ~table["sound_id"].isin(lost["sound_id"])
+    return Corpus(table, built, features, lost, tuple(notes))

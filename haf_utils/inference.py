@@ -1,0 +1,105 @@
+"""From a trained system to posteriors: plain prediction, test-time augmentation, probability averaging."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from haf_utils.progress import bar
+from haf_utils.regularizers import Features
+from haf_utils.runs import Predictions
+from haf_utils.systems import CachedInputs, LiveInputs, System, ahead, clip_generator
+
+__all__ = ["average_probabilities", "classify", "embed_rows", "predict"]
+
+
+def average_probabilities(list_of_probabilities: Sequence[np.ndarray], weights=None) -> np.ndarray:
+    """M arrays (N, 23) of posteriors -> (N, 23), their mean (report, equation 1) or their mean by `weights` (M,).
+
+    Weights are normalised to sum 1. Raises ValueError where shapes differ, where there is nothing to average, and for
+    weights that are negative, all zero or of another number than M.
+    """
+    if len(list_of_probabilities) == 0:
+        raise ValueError("there are no probabilities to average")
+    shapes = {np.shape(probabilities) for probabilities in list_of_probabilities}
+    if len(shapes) > 1:
+        raise ValueError(f"members differ in shape: {sorted(shapes)}")
+    stack = np.asarray(list_of_probabilities, dtype=np.float64)
+    weights = np.ones(len(stack)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if weights.shape != (len(stack),) or (weights < 0).any() or not weights.sum() > 0:
+        raise ValueError(f"weights must be {len(stack)} values >= 0 with a positive sum, got {weights.tolist()}")
+    return np.tensordot(weights / weights.sum(), stack, axes=1)
+
+
+@torch.no_grad()
+def embed_rows(system: System, inputs: CachedInputs | LiveInputs, rows: np.ndarray, batch: int, key=None) -> Features:
+    """Features of `rows`, on the inputs' device; `key` as for `LiveInputs.prepare`. The system is left in eval mode."""
+    system.eval()
+    chunks = [rows[start : start + batch] for start in range(0, len(rows), batch)]
+    prepared = ahead(lambda chunk: inputs.prepare(chunk, key), chunks)
+    embedded = [
+        inputs.embed(system, part) for part in bar(prepared, total=len(chunks), description="embedding", unit="batch")
+    ]
+    return Features(*(torch.cat(parts) for parts in zip(*embedded, strict=True)))
+
+
+@torch.no_grad()
+def classify(system: System, features: Features, batch: int = 4096) -> tuple[np.ndarray, np.ndarray]:
+    """Posteriors (N, 23) and fusion weights (N, 2), float32, of `features`."""
+    system.eval()
+    posteriors, weights = [], []
+    for start in range(0, len(features.presence), batch):
+        output = system.classifier(Features(*(part[start : start + batch] for part in features)))
+        posteriors.append(torch.softmax(output.logits.float(), dim=1).cpu())
+        weights.append(output.weights.float().cpu())
+    return torch.cat(posteriors).numpy(), torch.cat(weights).numpy()
+
+
+def view_noise(ids: Sequence[str], view: int, seed: int, sizes: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Standard normal noise for the audio (N, sizes[0]) and the text (N, sizes[1]) of each clip in one view.
+
+    Drawn from (seed, sound_id, view) alone, so that a view repeats exactly and does not depend on the batch.
+    """
+    noise = np.stack([clip_generator(seed, view, id_, "noise").standard_normal(sum(sizes), np.float32) for id_ in ids])
+    return noise[:, : sizes[0]], noise[:, sizes[0] :]
+
+
+def predict(
+    system: System,
+    inputs: CachedInputs | LiveInputs,
+    rows: np.ndarray,
+    ids: np.ndarray,
+    labels: np.ndarray,
+    *,
+    views: int = 5,
+    deviation: float = 1e-4,
+    seed: int = 0,
+    batch: int = 64,
+) -> Predictions:
+    """Plain posteriors and those of `views` stochastic views (report, section 4: five) of `rows` -> `Predictions`.
+
+    A view is a random window (a random offset of a short clip) and Gaussian noise of `deviation` on the embeddings.
+    Cached embeddings have noise views only. What a view does not change is not computed again: texts are embedded
+    once, and cached clips never run a backbone. ids (R,), labels (R,) belong to `rows` (R,).
+    """
+    plain = embed_rows(system, inputs, rows, batch)
+    posteriors, weights = classify(system, plain)
+    sizes = (plain.audio.shape[1], plain.text.shape[1])
+    seen = []
+    for view in range(views):
+        audio = embed_audio_view(system, inputs, rows, batch, (seed, view)) if inputs.live else plain.audio
+        audio_noise, text_noise = (torch.from_numpy(n).to(audio) for n in view_noise(ids, view, seed, sizes))
+        noisy = Features(audio + deviation * audio_noise, plain.text + deviation * text_noise, plain.presence)
+        seen.append(classify(system, noisy)[0])
+    return Predictions(ids, labels, np.stack(seen) if seen else posteriors[None], posteriors, weights)
+
+
+@torch.no_grad()
+def embed_audio_view(system: System, inputs: LiveInputs, rows: np.ndarray, batch: int, key: tuple) -> torch.Tensor:
+    """Audio embeddings (R, E) of one random window of each of `rows`, drawn from `key` and the clip's id."""
+    system.eval()
+    chunks = [rows[start : start + batch] for start in range(0, len(rows), batch)]
+    prepared = ahead(lambda chunk: inputs.prepare(chunk, key), chunks)
+    return torch.cat([inputs.embed_audio(system, part) for part in prepared])

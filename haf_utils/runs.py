@@ -1,0 +1,145 @@
+"""The run folder: all that a trained model leaves behind, and all that ablations and ensembles read.
+
+    config.json         every resolved parameter, versions, and the digest of data and code it depends on
+    split.csv           sound_id, part (train, validation, test, evaluation)
+    history.csv         a row an epoch
+    predictions.npz     for each scored part: ids, labels, posteriors of each view, plain posteriors, fusion weights
+    metrics.json        scores of each labelled part; parameters; seconds
+    model.safetensors   the weights that made the predictions
+    resume.pt           only while training goes on
+
+`metrics.json` is written last: a folder that has it is finished.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from haf_utils.taxonomy import CLASSES
+
+__all__ = ["Predictions", "Run", "RunError", "finished", "list_runs", "load_run", "write_beside", "write_json"]
+
+
+class RunError(ValueError):
+    """A run folder cannot be used; the message names the folder, what is wrong and what to do."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model says of N clips: ids (N,) str, labels (N,) int (-1 unknown), posteriors (V, N, 23) a view,
+    plain (N, 23) without test-time augmentation, weights (N, 2) of audio and text in the fusion, plain too."""
+
+    ids: np.ndarray
+    labels: np.ndarray
+    posteriors: np.ndarray
+    plain: np.ndarray
+    weights: np.ndarray
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """(N, 23): posteriors averaged over the views, which is what the report calls TTA."""
+        return self.posteriors.mean(axis=0)
+
+
+@dataclass(frozen=True)
+class Run:
+    folder: Path
+    config: dict
+    split: pd.DataFrame
+    history: pd.DataFrame
+    predictions: dict[str, Predictions]
+    metrics: dict
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def part(self, part: str) -> Predictions:
+        """Predictions on `part`; raises RunError that names the parts there are."""
+        if part not in self.predictions:
+            raise RunError(f"{self.folder} holds no predictions for {part!r}, only for {', '.join(self.predictions)}")
+        return self.predictions[part]
+
+
+def write_beside(path: Path | str, write: Callable[[Path], None]) -> None:
+    """Call `write(temporary path)` and rename the result to `path`: a reader sees the old file or the new, never half.
+
+    A failing `write` (a full disk, say) leaves the old file as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        write(beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_json(path: Path | str, content: dict) -> None:
+    """Write `content` as indented JSON, beside and renamed."""
+    write_beside(path, lambda p: p.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8"))
+
+
+def write_predictions(path: Path | str, predictions: dict[str, Predictions]) -> None:
+    """All parts into one .npz, posteriors as float32, with the class codes that their columns mean."""
+    arrays: dict[str, np.ndarray] = {"classes": np.array(CLASSES)}
+    for part, p in predictions.items():
+        arrays |= {f"{part}_ids": p.ids.astype(str), f"{part}_labels": p.labels.astype(np.int64)}
+        for name in ("posteriors", "plain", "weights"):
+            arrays[f"{part}_{name}"] = getattr(p, name).astype(np.float32)
+    write_beside(path, lambda p: np.savez_compressed(p, **arrays))
+
+
+def read_predictions(path: Path | str) -> dict[str, Predictions]:
+    """Parts by name. Raises RunError for a damaged file or columns of another taxonomy."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise RunError(f"{path} cannot be read ({error}): delete its run folder and train again") from error
+    if tuple(arrays.get("classes", ())) != CLASSES:
+        raise RunError(f"{path} was written for another taxonomy: its classes are {list(arrays.get('classes', []))}")
+    parts = [name.removesuffix("_ids") for name in arrays if name.endswith("_ids")]
+    fields = ("ids", "labels", "posteriors", "plain", "weights")
+    return {part: Predictions(*(arrays[f"{part}_{name}"] for name in fields)) for part in parts}
+
+
+def finished(folder: Path | str) -> bool:
+    """Whether the run in `folder` came to its end."""
+    return (Path(folder) / "metrics.json").is_file()
+
+
+def load_run(folder: Path | str) -> Run:
+    """Read a finished run. Raises RunError where the folder is absent, half written or of another taxonomy."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RunError(f"there is no run folder {folder}")
+    names = ("config.json", "split.csv", "history.csv", "predictions.npz", "metrics.json")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise RunError(
+            f"{folder} is not a finished run, it lacks {', '.join(missing)}: run it again with the same parameters, "
+            "it goes on from where it stopped"
+        )
+    return Run(
+        folder=folder,
+        config=json.loads((folder / "config.json").read_text("utf-8")),
+        split=pd.read_csv(folder / "split.csv", dtype=str),
+        history=pd.read_csv(folder / "history.csv"),
+        predictions=read_predictions(folder / "predictions.npz"),
+        metrics=json.loads((folder / "metrics.json").read_text("utf-8")),
+    )
+
+
+def list_runs(folder: Path | str) -> list[Run]:
+    """All finished runs directly under `folder`, sorted by name."""
+    return [load_run(path) for path in sorted(Path(folder).iterdir()) if path.is_dir() and finished(path)]

@@ -1,0 +1,183 @@
+"""The systems that can be fine-tuned, each a backbone that embeds and a classifier that decides, and how they are fed.
+
+`head` training keeps the backbone frozen: its embeddings are computed once (`CachedInputs`). `joint` training runs the
+backbone on waveforms and tokens (`LiveInputs`). Everything after the embeddings is the same code for both.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from haf_utils.audio import random_window, windows
+from haf_utils.corpus import Corpus
+from haf_utils.regularizers import Features
+
+__all__ = ["CachedInputs", "ClapBackbone", "LiveInputs", "PasstBackbone", "System", "ahead", "clip_generator"]
+
+
+PAD = 1  # RoBERTa's
+
+
+class System(nn.Module):
+    """backbone: embeds (None in head training); classifier: `Features` -> `Output`."""
+
+    def __init__(self, backbone: nn.Module | None, classifier: nn.Module):
+        super().__init__()
+        self.backbone, self.classifier = backbone, classifier
+
+
+class ClapBackbone(nn.Module):
+    """A CLAP network as backbone: waveforms (B, samples) in [-1, 1] and tokens -> embeddings (B, 512) of length 1."""
+
+    normalised = True
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def embed_audio(self, waveforms: torch.Tensor) -> torch.Tensor:
+        return self.network.audio_embedding(waveforms, augment=self.training)
+
+    def embed_text(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.network.text_embedding(tokens["input_ids"], tokens["attention_mask"])
+
+
+class PasstBackbone(nn.Module):
+    """A PaSST network as backbone: waveforms (B, samples) -> embeddings (B, D); it reads no text."""
+
+    normalised = False
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def embed_audio(self, waveforms: torch.Tensor) -> torch.Tensor:
+        return self.network(waveforms)
+
+    def embed_text(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        return tokens["input_ids"].new_zeros((len(tokens["input_ids"]), 1), dtype=torch.float32)
+
+
+def clip_generator(*key: int | str) -> np.random.Generator:
+    """A generator of its own for a clip, a view, an epoch: the same `key` draws the same, whatever else is drawn."""
+    return np.random.default_rng([zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key])
+
+
+def ahead(function: Callable, items: Iterable) -> Iterator:
+    """`map(function, items)`, one item ahead in a thread: windows are cut while the network works on the last batch."""
+    with ThreadPoolExecutor(1) as pool:
+        pending = None
+        for item in items:
+            following = pool.submit(function, item)
+            if pending is not None:
+                yield pending.result()
+            pending = following
+        if pending is not None:
+            yield pending.result()
+
+
+@dataclass
+class CachedInputs:
+    """Embeddings computed beforehand: audio (N, E), text (N, E), presence (N,), float32, row by row of the corpus."""
+
+    audio: torch.Tensor
+    text: torch.Tensor
+    presence: torch.Tensor
+
+    live = False  # a view cannot change a cached embedding
+
+    def prepare(self, rows: np.ndarray, key: tuple | None = None) -> torch.Tensor:
+        return torch.from_numpy(rows).to(self.audio.device)
+
+    def embed(self, system: System, batch: torch.Tensor) -> Features:
+        return Features(self.audio[batch], self.text[batch], self.presence[batch])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """windows (W, samples) int16 with the place (W,) in the batch of the clip that each belongs to; padded tokens;
+    presence (B,)."""
+
+    windows: torch.Tensor
+    clip: torch.Tensor
+    tokens: dict[str, torch.Tensor]
+    presence: torch.Tensor
+
+
+class LiveInputs:
+    """Waveforms and tokens for a backbone that trains along.
+
+    corpus: clips and texts; window: samples the network hears; tokens: input ids of each row's text (list of int
+    lists); presence (N,) of the texts; device; precision "fp32" or "bf16" (autocast; the mel front ends stay in fp32).
+    """
+
+    live = True
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        window: int,
+        tokens: list[list[int]],
+        presence: np.ndarray,
+        device: str,
+        precision: str,
+    ):
+        self.corpus, self.window, self.tokens = corpus, window, tokens
+        self.device, self.precision = torch.device(device), precision
+        self.presence = torch.from_numpy(presence)
+        self.ids = corpus.table["sound_id"].to_numpy()
+
+    def prepare(self, rows: np.ndarray, key: tuple | None = None) -> Batch:
+        """Cut the windows of `rows` and pad their tokens, on the CPU.
+
+        Without a `key` each clip gives its fixed windows; with one (a seed and an epoch, or a seed and a view) it gives
+        one random window, drawn from `key` and the clip's id alone.
+        """
+        if key is None:
+            cut = [windows(self.corpus.samples(row), self.window) for row in rows]
+        else:
+            cut = [
+                random_window(self.corpus.samples(row), self.window, clip_generator(*key, self.ids[row]))[None]
+                for row in rows
+            ]
+        longest = max(len(self.tokens[row]) for row in rows)
+        input_ids = torch.full((len(rows), longest), PAD)
+        mask = torch.zeros((len(rows), longest), dtype=torch.long)
+        for place, row in enumerate(rows):
+            length = len(self.tokens[row])
+            input_ids[place, :length], mask[place, :length] = torch.tensor(self.tokens[row]), 1
+        return Batch(
+            torch.from_numpy(np.concatenate(cut)),
+            torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(c) for c in cut])),
+            {"input_ids": input_ids, "attention_mask": mask},
+            self.presence[rows],
+        )
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def embed_audio(self, system: System, batch: Batch) -> torch.Tensor:
+        """(B, E): the windows' embeddings averaged over each clip, and of length 1 again for CLAP."""
+        with self.autocast():
+            each = system.backbone.embed_audio(batch.windows.to(self.device, non_blocking=True).float() / 32767.0)
+        sums = each.new_zeros((len(batch.presence), each.shape[1]), dtype=torch.float32)
+        owner = batch.clip.to(self.device)
+        mean = sums.index_add(0, owner, each.float()) / torch.bincount(owner, minlength=len(sums))[:, None]
+        return F.normalize(mean, dim=1) if system.backbone.normalised else mean
+
+    def embed(self, system: System, batch: Batch) -> Features:
+        """Embeddings of a batch; the text of a clip without text is zero."""
+        presence = batch.presence.to(self.device)
+        tokens = {name: values.to(self.device, non_blocking=True) for name, values in batch.tokens.items()}
+        audio = self.embed_audio(system, batch)
+        with self.autocast():
+            text = system.backbone.embed_text(tokens)
+        return Features(audio, text.float() * presence[:, None], presence)
