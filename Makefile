@@ -1,0 +1,56 @@
+# HAF-CLAP: `make help` lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+DATA ?=
+EXTRA ?=
+EVALUATION ?=
+PROFILE ?= mini
+DEVICE ?= cpu
+RUNS ?= runs
+SCRATCH ?=
+ARGS ?=
+
+.PHONY: help install run test lab figures bench lint clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@echo
+	@echo "make run [DATA=folder in BSD10k layout] [EXTRA=BSD35k-CS] [EVALUATION=evaluation set]"
+	@echo "         [PROFILE=mini|full] [DEVICE=cpu|cuda] [RUNS=runs] [SCRATCH=folder for audio stores]"
+
+$(VENV)/.installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in [(3, 11), (3, 12)] else f"Python 3.11 or 3.12 is needed, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=python3.11 …")'
+	@echo "Installing pinned packages into $(VENV) (once; a few minutes, about 2 GB) …"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@# hear21passt asks for torchaudio, which it does not need for the network alone: without its dependencies.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps hear21passt==0.0.26
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+install: $(VENV)/.installed  ## build .venv from the pinned requirements
+
+run: install  ## the main job: dataset, notebooks, results table (6 minutes on two cores)
+	@$(BIN)/python -m haf_utils.pipeline --data "$(DATA)" --extra "$(EXTRA)" --evaluation "$(EVALUATION)" \
+		--profile "$(PROFILE)" --device "$(DEVICE)" --runs "$(RUNS)" --scratch "$(SCRATCH)" $(ARGS)
+
+test: install  ## the tests (8 minutes on two cores)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lab: install  ## open JupyterLab on the notebooks
+	@$(BIN)/jupyter lab notebooks
+
+figures: run  ## publish figures and notebook outputs of the embedded run into figures/ and notebooks/
+	@$(BIN)/python -m haf_utils.publish --runs "$(RUNS)"
+
+bench: install  ## measure the speed against the alternatives (QUICK=1: under a minute)
+	@$(BIN)/python -m haf_utils.bench $(if $(QUICK),--quick) $(ARGS)
+
+lint: install  ## ruff, for code and notebooks
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+clean:  ## remove what runs left behind (runs/, the embedded dataset), keep .venv
+	rm -rf runs data/mini data/tiny
