@@ -1,21 +1,226 @@
-"""Splits of a clips table: the official folds, small classes, and folds that keep uploaders apart."""
+"""Splits of a clips table: the official folds, and the folds that come closest to them with uploaders kept apart.
+
+A fold is a tuple (train, validation, test) of index arrays into the rows of the table, disjoint and complete.
+One uploader's clips sound and read alike, so a random split measures in part how well uploaders are recognised; the
+grouped folds measure what is left when test uploaders were never heard in training.
+"""
 
 from __future__ import annotations
 
+import os
+import warnings
+
 import numpy as np
+import pandas as pd
 from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
-__all__ = ["official_folds"]
+from haf_utils.runs import write_beside
+from haf_utils.taxonomy import CLASSES, to_labels
 
-SEED = 1821  # the official baseline's
+__all__ = [
+    "PARTS",
+    "deviation",
+    "grouped_folds",
+    "grouped_split",
+    "official_folds",
+    "read_split",
+    "small_classes",
+    "without_uploaders",
+    "write_split",
+]
+
+PARTS = ("train", "validation", "test")
+FOLDS = 5
+SEED = 1821  # of the official baseline's splits
+VALIDATION = 0.2  # share of what is not test, official baseline
+
+Fold = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
-def official_folds(labels) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Labels (N,) in metadata order -> five (train, validation, test) index arrays, as the official baseline splits."""
-    labels = np.asarray(labels)
+def small_classes(labels) -> dict[str, int]:
+    """Classes that occur but have fewer clips than there are folds -> {code: clips}, taxonomy order."""
+    counts = np.bincount(to_labels(labels), minlength=len(CLASSES))
+    return {CLASSES[label]: int(counts[label]) for label in np.flatnonzero((counts > 0) & (counts < FOLDS))}
+
+
+def official_folds(labels) -> list[Fold]:
+    """Labels or codes (N,), in the row order of the metadata -> the official baseline's five folds.
+
+    ``StratifiedKFold(5, shuffle=True, random_state=1821)`` gives the test parts, and inside the rest
+    ``StratifiedShuffleSplit(test_size=0.2, random_state=1821)`` the validation part. For BSD10k-v1.2 these are the
+    published splits: 7011 or 7012, 1753 and 2191 or 2192 clips.
+
+    For small recordings of one's own, where that is not defined, two rules are added. A class with fewer clips than
+    folds cannot be in every test part: its clips are in the training part of every fold and never scored, and a
+    UserWarning names it. A validation part smaller than the number of classes gets one clip a class.
+
+    Raises ValueError for labels outside the taxonomy, or if no class has five clips.
+    """
+    labels = to_labels(labels)
+    small = small_classes(labels)
+    is_small = np.isin(labels, [CLASSES.index(code) for code in small])
+    tiny, big = np.flatnonzero(is_small), np.flatnonzero(~is_small)
+    if not len(big):
+        raise ValueError(f"no class has {FOLDS} clips or more, so there is nothing to split: {small or 'no clips'}")
+    if small:
+        listing = ", ".join(f"{code} ({count})" for code, count in small.items())
+        warnings.warn(
+            f"classes with fewer than {FOLDS} clips are used for training only and never scored: {listing}",
+            stacklevel=2,
+        )
     folds = []
-    for rest, test in StratifiedKFold(5, shuffle=True, random_state=SEED).split(labels, labels):
-        inner = StratifiedShuffleSplit(1, test_size=0.2, random_state=SEED)
-        train, validation = next(inner.split(rest, labels[rest]))
-        folds.append((rest[train], rest[validation], test))
+    classes = len(np.unique(labels[big]))
+    for rest, test in StratifiedKFold(FOLDS, shuffle=True, random_state=SEED).split(big, labels[big]):
+        enough = np.ceil(VALIDATION * len(rest)) >= classes
+        inner = StratifiedShuffleSplit(1, test_size=VALIDATION if enough else classes, random_state=SEED)
+        train, validation = next(inner.split(rest, labels[big[rest]]))
+        # In scikit-learn's own order, so that the arrays are the official ones, too.
+        folds.append((np.append(big[rest[train]], tiny), big[rest[validation]], big[test]))
     return folds
+
+
+def grouped_folds(table: pd.DataFrame, seed: int = 0) -> list[Fold]:
+    """Five folds of a clips table (columns label, uploader, sound_id) in which no two parts share an uploader.
+
+    The test parts partition the table, as the official ones do; sizes and classes are as even as uploaders allow. A
+    clip without an uploader is an uploader of its own. Deterministic for a seed.
+    """
+    labels, group = to_labels(table.label.to_numpy()), _groups(table)
+    counts = _class_counts(group, labels)
+    fold_of = _partition(counts, np.tile(counts.sum(0) / FOLDS, (FOLDS, 1)), seed)
+    folds = []
+    for fold in range(FOLDS):
+        rest = np.flatnonzero(fold_of != fold)
+        shares = np.array([[1 - VALIDATION], [VALIDATION]])
+        part_of = np.full(len(counts), 2)
+        part_of[rest] = _partition(counts[rest], shares * counts[rest].sum(0), seed)
+        folds.append(tuple(np.flatnonzero(part_of[group] == part) for part in range(3)))
+    return folds
+
+
+def grouped_split(table: pd.DataFrame, seed: int = 0) -> tuple[Fold, pd.DataFrame]:
+    """The split without shared uploaders that comes closest to official fold 0 -> (train, validation, test), deviation.
+
+    Uploaders are dealt out so that every part has the size and class counts of official fold 0 as nearly as possible;
+    how nearly is the second value (see `deviation`). Where one uploader owns most of a class it cannot be near.
+    """
+    labels, group = to_labels(table.label.to_numpy()), _groups(table)
+    official = official_folds(labels)[0]
+    targets = np.array([np.bincount(labels[rows], minlength=len(CLASSES)) for rows in official])
+    part_of = _partition(_class_counts(group, labels), targets, seed)
+    split = tuple(np.flatnonzero(part_of[group] == part) for part in range(3))
+    return split, deviation(table, split, official)
+
+
+def deviation(table: pd.DataFrame, split: Fold, reference: Fold) -> pd.DataFrame:
+    """How far a split is from a reference: a row a part, indexed by its name.
+
+    Columns: clips and reference_clips; uploaders; class_distance, the total variation distance between the two class
+    distributions (0 equal, 1 disjoint); worst_class, the class whose count is off by most relative to the reference,
+    with its count (worst_clips) and the reference's (worst_reference).
+    """
+    labels, uploader, rows = table.label.to_numpy(), _groups(table), []
+    for chosen, expected in zip(split, reference, strict=True):
+        counts, target = (np.bincount(labels[index], minlength=len(CLASSES)) for index in (chosen, expected))
+        worst = int(np.argmax(np.abs(counts - target) / np.maximum(target, 1)))
+        shares = (counts / max(counts.sum(), 1), target / max(target.sum(), 1))
+        rows.append(
+            {
+                "clips": len(chosen),
+                "reference_clips": len(expected),
+                "uploaders": len(np.unique(uploader[chosen])),
+                "class_distance": float(np.abs(shares[0] - shares[1]).sum() / 2),
+                "worst_class": CLASSES[worst],
+                "worst_clips": int(counts[worst]),
+                "worst_reference": int(target[worst]),
+            }
+        )
+    return pd.DataFrame(rows, index=pd.Index(PARTS, name="part"))
+
+
+def without_uploaders(table: pd.DataFrame, held_out: pd.DataFrame) -> tuple[pd.DataFrame, int]:
+    """`table` without clips of the uploaders in `held_out`, and how many were removed.
+
+    For BSD35k-CS beside a grouped split of BSD10k: its clips of validation and test uploaders must go too.
+    """
+    keep = ~table.uploader.isin(set(held_out.uploader) - {""})
+    return table[keep].reset_index(drop=True), int((~keep).sum())
+
+
+def write_split(path: str | os.PathLike, table: pd.DataFrame, split: Fold) -> None:
+    """Write a split as CSV (sound_id, part), rows in the order of the table, so that others can use the same clips."""
+    part = np.full(len(table), "", dtype=object)
+    for name, rows in zip(PARTS, split, strict=True):
+        part[rows] = name
+    content = pd.DataFrame({"sound_id": table.sound_id.to_numpy(), "part": part})[part != ""]
+    write_beside(path, lambda beside: content.to_csv(beside, index=False))
+
+
+def read_split(path: str | os.PathLike, table: pd.DataFrame) -> Fold:
+    """Read what `write_split` wrote -> index arrays into `table`.
+
+    Raises ValueError that names ids that are not in the table, occur twice, or have an unknown part.
+    """
+    content = pd.read_csv(path, dtype=str, keep_default_na=False)
+    if not {"sound_id", "part"} <= set(content.columns):
+        raise ValueError(f"{path}: expected the columns sound_id and part, found {', '.join(content.columns)}")
+    row_of = pd.Series(np.arange(len(table)), index=table.sound_id.to_numpy())
+    problems = {
+        "not in the table": content.sound_id[~content.sound_id.isin(row_of.index)],
+        "listed twice": content.sound_id[content.sound_id.duplicated()],
+        f"in a part other than {', '.join(PARTS)}": content.sound_id[~content.part.isin(PARTS)],
+    }
+    for problem, ids in problems.items():
+        if len(ids):
+            raise ValueError(f"{path}: {len(ids)} clips are {problem}: {', '.join(ids[:10])}")
+    return tuple(np.sort(row_of[content.sound_id[content.part == part]].to_numpy()) for part in PARTS)
+
+
+def _groups(table: pd.DataFrame) -> np.ndarray:
+    """Number of each row's uploader (N,)."""
+    names = table.uploader.where(table.uploader != "", "clip " + table.sound_id)
+    return np.unique(names.to_numpy(dtype=str), return_inverse=True)[1]
+
+
+def _class_counts(group: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Clips of each group and class (G, 23)."""
+    counts = np.zeros((group.max() + 1, len(CLASSES)))
+    np.add.at(counts, (group, labels), 1)
+    return counts
+
+
+def _partition(counts: np.ndarray, targets: np.ndarray, seed: int, restarts: int = 3, sweeps: int = 20) -> np.ndarray:
+    """Deal groups with class counts (G, C) out to parts with wanted class counts (P, C) -> part of each group (G,).
+
+    Minimises the squared deviations from the targets, each relative to its target, of every class and of the size, by
+    coordinate descent: groups are dealt out at random, so that every part gets large and small ones, then, from the
+    largest, each is moved where it fits best until none moves.
+    """
+    sized = np.column_stack([counts, counts.sum(1)])
+    wanted = np.column_stack([targets, targets.sum(1)]).astype(float)
+    # The size counts as much as four classes: report and baseline fix it, and it should not drift for balance.
+    weight = np.append(np.ones(counts.shape[1]), 4.0) / np.maximum(wanted, 1.0) ** 2
+    rng = np.random.default_rng(seed)
+    best, best_cost = None, np.inf
+    for _ in range(restarts):
+        part_of = rng.choice(len(wanted), size=len(sized), p=wanted[:, -1] / wanted[:, -1].sum())
+        have = np.zeros_like(wanted)
+        np.add.at(have, part_of, sized)
+        order = np.lexsort((rng.random(len(sized)), -sized[:, -1]))
+        for _ in range(sweeps):
+            moved = False
+            for group in order:
+                own, size = part_of[group], sized[group]
+                have[own] -= size
+                # (have + size - wanted)² - (have - wanted)², weighted: what adding the group to each part would cost
+                cost = (weight * size * (2 * (have - wanted) + size)).sum(1)
+                part = int(cost.argmin())
+                have[part] += size
+                moved |= part != own
+                part_of[group] = part
+            if not moved:
+                break
+        cost = float((weight * (have - wanted) ** 2).sum())
+        if cost < best_cost:
+            best, best_cost = part_of, cost
+    return best
