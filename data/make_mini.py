@@ -1,0 +1,537 @@
+"""Make the embedded dataset: synthesised sounds of all 23 classes, in the layouts of the real datasets.
+
+    python data/make_mini.py [--out data/mini] [--seed 0] [--workers 2] [--size mini|tiny]
+
+Writes BSD10k/, BSD35k-CS/, evaluation/, FSD50K/, nsynth-train/ and nsynth-valid/ under the output folder, beside them
+`evaluation_truth.csv` (the hidden labels of the evaluation set, which no loader reads) and, last, `dataset.json`.
+The same seed gives the same tables and samples, whatever the number of workers.
+
+`captioned_clips` draws any number of further clips with their texts, for pretraining.
+"""
+
+import argparse
+import csv
+import hashlib
+import io
+import itertools
+import json
+import multiprocessing
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from mini_labels import CONFUSIONS, DESCRIPTIONS, EVENTS, VOCABULARY, smear
+from mini_texts import OTHER_SYLLABLES, Uploader, draw_uploader, freesound_metadata, make_uploaders
+from synthesis import RECIPES, Conditions, record, synthesise
+from synthesis_music import NOTES
+from synthesis_parts import Draw, band, normalise, reverb
+from threadpoolctl import threadpool_limits
+from tqdm import tqdm
+
+from haf_utils.taxonomy import CLASS_IDX, CLASSES, NAMES, TOP_NAMES
+
+VERSION = 1  # of the recipes: a dataset of another version is made again
+FOLDERS = ("BSD10k", "BSD35k-CS", "evaluation", "FSD50K", "nsynth-train", "nsynth-valid")
+SOUND, TEXT, PLAN = 0, 1, 2  # streams of random numbers, third part of a generator's seed
+FIRST_PRETRAINING_SEED = 1000  # seeds below belong to embedded datasets, so that pretraining never sees one
+BSD_COLUMNS = (
+    "sound_id", "class", "class_idx", "class_top", "confidence", "uploader", "license", "title", "tags", "description",
+)  # fmt: skip
+# clips of each class in BSD35k-CS, which the small one imitates, damped
+CROWD_COUNTS = (964, 1344, 2044, 2321, 293, 34, 43, 1360, 980, 50, 69, 4534, 1852, 1542, 1423, 730, 659, 839, 2000, 4831,
+                383, 2573, 596)  # fmt: skip
+FAMILIES = ("bass", "brass", "flute", "guitar", "keyboard", "mallet", "organ", "reed", "string", "synth_lead", "vocal")
+SOURCES = ("acoustic", "electronic", "synthetic")
+QUALITIES = ("bright", "dark", "distortion", "fast_decay", "long_release", "multiphonic", "nonlinear_env", "percussive",
+             "reverb", "tempo-synced")  # fmt: skip
+# NSynth family and source -> instruments of `synthesis_music.NOTES`
+NSYNTH = {
+    ("bass", "synthetic"): ("synth bass",),
+    ("bass", "electronic"): ("bass guitar",),
+    ("brass", "acoustic"): ("trumpet",),
+    ("flute", "acoustic"): ("flute",),
+    ("guitar", "acoustic"): ("acoustic guitar",),
+    ("keyboard", "acoustic"): ("piano",),
+    ("keyboard", "electronic"): ("electric piano",),
+    ("mallet", "acoustic"): ("marimba",),
+    ("organ", "electronic"): ("organ",),
+    ("reed", "acoustic"): ("clarinet", "saxophone"),
+    ("string", "acoustic"): ("violin", "cello"),
+    ("synth_lead", "synthetic"): ("synth lead",),
+    ("vocal", "acoustic"): ("sung vowel",),
+}
+
+
+@dataclass(frozen=True)
+class Size:
+    """How many clips each layout gets; `curated` is a class, the others are in all; `shared` are in two datasets."""
+
+    curated: int
+    crowd: int
+    evaluation: int
+    events: int
+    events_evaluation: int
+    notes: int
+    notes_valid: int
+    shared: int
+
+
+SIZES = {
+    "mini": Size(40, 1150, 230, 700, 100, 600, 60, 16),
+    # 8 a class is the least that five folds with a stratified validation part can be cut from
+    "tiny": Size(8, 46, 23, 30, 8, 22, 11, 4),
+}
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One audio file to be made. Clips of the same `sound` number are the same sound with the same text."""
+
+    path: str
+    sound: int
+    code: str
+    rate: int
+    uploader: Uploader
+    recipe: str | None = None
+
+
+@dataclass(frozen=True)
+class Note:
+    """One NSynth note to be made: `record` is its entry in examples.json."""
+
+    path: str
+    sound: int
+    name: str
+    rate: int
+    record: dict
+
+
+def generator(seed, *numbers):
+    """Give the random generator of one clip (or plan) and stream."""
+    return np.random.default_rng([seed, *numbers])
+
+
+# --- planning: which clips there are, before any sound is made ------------------------------------------------------
+
+
+def plan_clips(seed, codes, uploaders, numbers):
+    """Draw uploader and sample rate of each clip: list of `Clip` without a path."""
+    clips = []
+    for code, number in zip(codes, numbers, strict=True):
+        rng = generator(seed, number, PLAN)
+        uploader = draw_uploader(code, uploaders, rng)
+        # nearly all at one rate; a few others keep the resampling honest
+        rate = int(rng.choice([32000, 44100, 16000], p=[0.88, 0.07, 0.05]))
+        clips.append(Clip("", number, code, rate, uploader))
+    return clips
+
+
+def named(clip, folder, name):
+    """Give a planned clip its place; one in seven is WAV, the others FLAC, which halves the size."""
+    ending = "wav" if clip.sound % 7 == 3 else "flac"
+    return Clip(f"{folder}/{name}.{ending}", clip.sound, clip.code, clip.rate, clip.uploader, clip.recipe)
+
+
+def plan(seed=0, size="mini"):
+    """Draw all clips of a dataset: dict layout -> list of `Clip` or `Note`, and the labels that annotators gave.
+
+    Returns (layouts, labels): labels is a dict from the path of a BSD clip to the class code in its table.
+    """
+    counts = SIZES[size]
+    rng = generator(seed, PLAN)
+    people = make_uploaders(seed)
+    strangers = make_uploaders(seed + 1, 60)
+    numbers = itertools.count()
+    ids = iter(np.sort(rng.choice(np.arange(10_000, 800_000), 6000, replace=False)).tolist())
+    layouts, labels = {}, {}
+
+    codes = rng.permutation(np.repeat(CLASSES, counts.curated)).tolist()
+    curated = plan_clips(seed, codes, people, [next(numbers) for _ in codes])
+    curated_ids = [next(ids) for _ in codes]
+    layouts["BSD10k"] = [named(clip, "BSD10k/audio", name) for clip, name in zip(curated, curated_ids, strict=True)]
+    labels |= {clip.path: clip.code for clip in layouts["BSD10k"]}
+
+    weights = np.sqrt(CROWD_COUNTS)
+    codes = rng.choice(CLASSES, counts.crowd - counts.shared, p=weights / weights.sum()).tolist()
+    crowd = plan_clips(seed, codes, people, [next(numbers) for _ in codes])
+    both = rng.choice(len(curated), counts.shared, replace=False)
+    crowd_ids = [next(ids) for _ in crowd] + [curated_ids[i] for i in both]
+    crowd += [curated[i] for i in both]
+    layouts["BSD35k-CS"] = [named(clip, "BSD35k-CS/audio", name) for clip, name in zip(crowd, crowd_ids, strict=True)]
+    for clip in layouts["BSD35k-CS"]:
+        labels[clip.path] = clip.code
+        luck = rng.random()
+        if luck < 0.16:  # wrong, but understandably
+            options = CONFUSIONS[clip.code]
+            labels[clip.path] = options[
+                int(rng.choice(len(options), p=np.array([4, 2, 1])[: len(options)] / sum([4, 2, 1][: len(options)])))
+            ]
+        elif luck < 0.2:  # plainly wrong
+            labels[clip.path] = str(rng.choice([code for code in CLASSES if code != clip.code]))
+    for clip in layouts["BSD35k-CS"][:: max(1, counts.crowd // 12)]:
+        top = clip.code.split("-")[0]
+        labels[clip.path] = top if rng.random() < 0.2 else f"{top}-other"
+
+    codes = np.resize(rng.permutation(CLASSES), counts.evaluation).tolist()
+    hidden = plan_clips(seed, codes, people[:20] + strangers, [next(numbers) for _ in codes])
+    layouts["evaluation"] = [
+        named(clip, "evaluation/audio", uuid.UUID(bytes=rng.bytes(16), version=4)) for clip in hidden
+    ]
+
+    # FSD50K shares some clips with the two sets that it must not leak into
+    options = [(code, recipe) for code in CLASSES for recipe in RECIPES[code] if recipe in EVENTS]
+    for part, count in (("dev", counts.events), ("eval", counts.events_evaluation)):
+        chosen = [options[i] for i in rng.integers(0, len(options), count)]
+        clips = plan_clips(seed, [code for code, _ in chosen], strangers, [next(numbers) for _ in chosen])
+        clips = [
+            Clip("", clip.sound, clip.code, clip.rate, clip.uploader, recipe)
+            for clip, (_, recipe) in zip(clips, chosen, strict=True)
+        ]
+        layouts[f"FSD50K {part}"] = [named(clip, f"FSD50K/FSD50K.{part}_audio", next(ids)) for clip in clips]
+    again = rng.choice(len(curated), counts.shared, replace=False)
+    layouts["FSD50K dev"] += [named(curated[i], "FSD50K/FSD50K.dev_audio", curated_ids[i]) for i in again]
+    layouts["FSD50K dev"] += [
+        named(hidden[i], "FSD50K/FSD50K.dev_audio", next(ids))
+        for i in rng.choice(len(hidden), counts.shared // 2, replace=False)
+    ]
+
+    for part, count, instruments in (("train", counts.notes, 0), ("valid", counts.notes_valid, 500)):
+        layouts[f"nsynth-{part}"] = plan_notes(rng, f"nsynth-{part}", count, instruments, numbers)
+    return layouts, labels
+
+
+def plan_notes(rng, folder, count, first_instrument, numbers):
+    """Draw NSynth notes; instruments of the parts differ, as in NSynth."""
+    notes, seen = [], set()
+    kinds = tuple(NSYNTH)
+    while len(notes) < count:
+        family, source = kinds[len(notes) % len(kinds)]
+        variant = int(rng.integers(0, 3))
+        name = NSYNTH[family, source][variant % len(NSYNTH[family, source])]
+        pitch = int(rng.integers(NOTES[name][1][0], NOTES[name][1][1] + 1))
+        velocity = int(rng.choice([25, 50, 75, 100, 127]))
+        instrument_name = f"{family}_{source}_{first_instrument + variant:03d}"
+        note = f"{instrument_name}-{pitch:03d}-{velocity:03d}"
+        if note in seen:
+            continue
+        seen.add(note)
+        qualities = [
+            velocity >= 100 and name != "synth bass",
+            pitch < 45,
+            name == "synth bass" and variant == 1,
+            family in ("guitar", "mallet"),
+            name in ("piano", "electric piano"),
+            False,
+            source == "synthetic" and variant == 2,
+            family == "mallet",
+            variant == 2,
+            False,
+        ]
+        number = next(numbers)
+        entry = {
+            "note": number,
+            "note_str": note,
+            "instrument": first_instrument + kinds.index((family, source)) * 3 + variant,
+            "instrument_str": instrument_name,
+            "pitch": pitch,
+            "velocity": velocity,
+            "sample_rate": 16000,
+            "qualities": [int(value) for value in qualities],
+            "qualities_str": [name for name, value in zip(QUALITIES, qualities, strict=True) if value],
+            "instrument_family": FAMILIES.index(family),
+            "instrument_family_str": family,
+            "instrument_source": SOURCES.index(source),
+            "instrument_source_str": source,
+        }
+        notes.append(Note(f"{folder}/audio/{note}.wav", number, name, 16000, entry))
+    return notes
+
+
+# --- making one clip ------------------------------------------------------------------------------------------------
+
+
+def to_int16(samples):
+    """Quantise float samples in [-1, 1] to int16, same shape."""
+    return np.round(np.clip(samples, -1, 1) * 32767).astype(np.int16)
+
+
+def render(clip, seed, variant="mini"):
+    """Make a clip: (samples int16 (n,), dict of title, tags and description; empty for NSynth notes)."""
+    rng = generator(seed, clip.sound, SOUND)
+    if isinstance(clip, Note):
+        return to_int16(render_note(clip, rng)), {}
+    samples, attributes = synthesise(clip.code, rng, clip.rate, variant, clip.recipe)
+    samples = record(samples, clip.uploader.conditions, rng, clip.rate)
+    text = freesound_metadata(clip.code, attributes, clip.uploader, generator(seed, clip.sound, TEXT))
+    return to_int16(samples), {**text, "recipe": attributes["recipe"]}
+
+
+def render_note(note, rng):
+    """Play one NSynth note (24,000 samples: 1.5 s instead of NSynth's 4): float32 within [-1, 1]."""
+    draw = Draw(rng, note.rate)
+    function, _, (shortest, longest) = NOTES[note.name]
+    seconds = min(draw.near(shortest, longest), 1.3)
+    samples = np.zeros(int(1.5 * note.rate), np.float32)
+    played = normalise(function(draw, note.record["pitch"], seconds))[: len(samples)]
+    samples[: len(played)] = played
+    if "reverb" in note.record["qualities_str"]:
+        samples = reverb(samples, draw, 0.8, 0.4)
+    if "bright" not in note.record["qualities_str"]:
+        samples = band(samples, draw, high=3500)
+    return normalise(samples, 0.15 + 0.7 * note.record["velocity"] / 127)
+
+
+def write(clip, seed, root):
+    """Make one clip and write it: (sha256 of the samples, number of samples, text)."""
+    samples, text = render(clip, seed)
+    path = root / clip.path
+    soundfile.write(path, samples, clip.rate, subtype="PCM_16", format=path.suffix[1:].upper())
+    return hashlib.sha256(samples.tobytes()).hexdigest(), len(samples), text
+
+
+def write_many(job):
+    """Write a list of clips, in a worker."""
+    clips, seed, root = job
+    with threadpool_limits(1):  # so that sums are added in one order, and workers do not compete
+        return [write(clip, seed, root) for clip in clips]
+
+
+def caption_many(job):
+    """Make captioned clips, in a worker."""
+    clips, seed = job
+    with threadpool_limits(1):
+        return [(*render(clip, seed, "general"), clip.code) for clip in clips]
+
+
+def in_workers(function, jobs, workers):
+    """Map a function over jobs in order, in this process if there is one worker."""
+    if workers == 1:
+        yield from map(function, jobs)
+        return
+    # spawned, not forked: the caller may hold threads (torch, an audio server)
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(function, jobs)
+
+
+def captioned_clips(count, seed, workers=2, sample_rate=32000) -> Iterator[tuple[np.ndarray, dict]]:
+    """Draw `count` clips with their texts for pretraining, lazily and in order.
+
+    Yields (samples, text): int16 (n,) mono at `sample_rate`, 0.04 to 6 s long; a dict with `title`, `tags` (a comma
+    list), `description`, `code` and `recipe`. Classes are uniform. Seed (at least 1000), uploaders and recipe ranges
+    differ from those of any embedded dataset; the result does not depend on `workers`.
+    """
+    if seed < FIRST_PRETRAINING_SEED:
+        raise ValueError(f"seed {seed}: seeds below {FIRST_PRETRAINING_SEED} belong to embedded datasets")
+    people = make_uploaders(seed, 400, OTHER_SYLLABLES)
+
+    def jobs():
+        for start in range(0, count, 32):
+            numbers = range(start, min(start + 32, count))
+            codes = [str(generator(seed, number, PLAN, 1).choice(CLASSES)) for number in numbers]
+            clips = plan_clips(seed, codes, people, numbers)
+            yield [Clip("", c.sound, c.code, sample_rate, c.uploader) for c in clips], seed
+
+    # in portions, because a process pool would otherwise make all clips at once and keep them
+    waiting = jobs()
+    while portion := list(itertools.islice(waiting, 32 * workers)):
+        for made in in_workers(caption_many, portion, workers):
+            for samples, text, code in made:
+                yield samples, {**text, "code": code}
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+
+def as_csv(rows):
+    """Write rows as CSV text, the same on every system."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def bsd_tables(folder, clips, texts, labels, confidences):
+    """Give the two tables of a dataset in BSD layout: dict path -> text."""
+    rows = [BSD_COLUMNS]
+    for clip, text, confidence in zip(clips, texts, confidences, strict=True):
+        code = labels[clip.path]
+        top = code.split("-")[0]
+        index = CLASS_IDX.get(code, 100 * (1 + list(TOP_NAMES).index(top)) + (99 if "-" in code else 0))
+        about = (clip.uploader.name, clip.uploader.license, text["title"], text["tags"], text["description"])
+        rows.append((Path(clip.path).stem, code, index, top, confidence, *about))
+    taxonomy = [("class_key", "class_idx", "class_key_long", "top_level", "second_level", "description", "examples")]
+    for code in CLASSES:
+        top, name = TOP_NAMES[code.split("-")[0]], NAMES[code]
+        taxonomy.append((code, CLASS_IDX[code], f"{top} - {name}", top, name, *DESCRIPTIONS[code]))
+    return {
+        f"{folder}/metadata/{folder}_metadata.csv": as_csv(rows),
+        f"{folder}/metadata/BST_description.csv": as_csv(taxonomy),
+    }
+
+
+def event_tables(part, clips, texts, seed):
+    """Give ground truth and clip information of a part of FSD50K: dict path -> text."""
+    header = ("fname", "labels", "mids", "split")
+    rows = [header if part == "dev" else header[:3]]
+    information = {}
+    for clip, text in zip(clips, texts, strict=True):
+        labels = smear(EVENTS.get(text["recipe"], ("Human_voice",) if clip.code.startswith("sp") else ("Mechanisms",)))
+        name = Path(clip.path).stem
+        split = ("val" if generator(seed, clip.sound, PLAN, 2).random() < 0.1 else "train",) if part == "dev" else ()
+        rows.append((name, ",".join(labels), ",".join(VOCABULARY[label][0] for label in labels), *split))
+        information[name] = {
+            "title": text["title"],
+            "description": text["description"],
+            "tags": text["tags"].split(",") if text["tags"] else [],
+            "license": clip.uploader.license,
+            "uploader": clip.uploader.name,
+        }
+    return {
+        f"FSD50K/FSD50K.ground_truth/{part}.csv": as_csv(rows),
+        f"FSD50K/FSD50K.metadata/{part}_clips_info_FSD50K.json": json.dumps(information, indent=1) + "\n",
+    }
+
+
+def tables(layouts, labels, texts, seed):
+    """Give all tables of the dataset: dict path -> text. `texts` maps the path of a clip to its text."""
+    rng = generator(seed, PLAN, 3)
+    found = {layout: [texts[clip.path] for clip in clips] for layout, clips in layouts.items()}
+    sure = rng.choice(5, len(layouts["BSD10k"]), p=[0.01, 0.04, 0.15, 0.35, 0.45]) + 1
+    result = bsd_tables("BSD10k", layouts["BSD10k"], found["BSD10k"], labels, sure.tolist())
+    crowd = layouts["BSD35k-CS"]
+    result |= bsd_tables("BSD35k-CS", crowd, found["BSD35k-CS"], labels, [""] * len(crowd))
+    hidden = [("anonymous_id", "title", "tags", "description")]
+    truth = [("anonymous_id", "class")]
+    for clip, text in zip(layouts["evaluation"], found["evaluation"], strict=True):
+        hidden.append((Path(clip.path).stem, text["title"], text["tags"], text["description"]))
+        truth.append((Path(clip.path).stem, clip.code))
+    result["evaluation/metadata/evaluation_metadata.csv"] = as_csv(hidden)
+    result["evaluation_truth.csv"] = as_csv(truth)
+    for part in ("dev", "eval"):
+        result |= event_tables(part, layouts[f"FSD50K {part}"], found[f"FSD50K {part}"], seed)
+    vocabulary = [(index, label, VOCABULARY[label][0]) for index, label in enumerate(sorted(VOCABULARY))]
+    result["FSD50K/FSD50K.ground_truth/vocabulary.csv"] = as_csv(vocabulary)
+    for part in ("train", "valid"):
+        examples = {note.record["note_str"]: note.record for note in layouts[f"nsynth-{part}"]}
+        result[f"nsynth-{part}/examples.json"] = json.dumps(examples, indent=1) + "\n"
+    return result
+
+
+def digest(texts):
+    """Give the sha256 of a dict path -> text."""
+    return hashlib.sha256("".join(f"{path}\n{texts[path]}" for path in sorted(texts)).encode()).hexdigest()
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def up_to_date(out, seed, size):
+    """Tell whether the folder holds this very dataset, complete: its tables are hashed and its files counted."""
+    try:
+        summary = json.loads((out / "dataset.json").read_text())
+        if [summary["version"], summary["seed"], summary["size"]] != [VERSION, seed, size]:
+            return False
+        texts = {path: (out / path).read_text(encoding="utf-8", newline="") for path in summary["tables"]}
+        files = sum(1 for folder in FOLDERS for _ in (out / folder).rglob("*.*") if _.suffix in (".wav", ".flac"))
+        return digest(texts) == summary["tables_sha256"] and files == sum(summary["clips"].values())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def make(out="data/mini", seed=0, size="mini", workers=2, progress=True):
+    """Make the embedded dataset in the folder `out`, unless it is there: the content of its dataset.json.
+
+    Everything is written beside its place and renamed when complete; dataset.json comes last, so that an interrupted
+    run leaves none. Refuses to overwrite folders that it did not make.
+    """
+    out = Path(out)
+    if up_to_date(out, seed, size):
+        print(f"{out}: up to date (seed {seed}, size {size})")
+        return json.loads((out / "dataset.json").read_text())
+    partial = out / ".partial"
+    foreign = [name for name in FOLDERS if (out / name).exists()]
+    if foreign and not (out / "dataset.json").exists() and not partial.exists():
+        raise FileExistsError(
+            f"{out} holds {', '.join(foreign)} without a dataset.json: not made here, not overwritten"
+        )
+
+    layouts, labels = plan(seed, size)
+    clips = [clip for layout in layouts.values() for clip in layout]
+    shutil.rmtree(partial, ignore_errors=True)
+    for folder in {str(Path(clip.path).parent) for clip in clips}:
+        (partial / folder).mkdir(parents=True)
+    jobs = [(clips[start : start + 16], seed, partial) for start in range(0, len(clips), 16)]
+    results = []
+    with tqdm(total=len(clips), desc="embedded dataset", unit=" clips", disable=not progress) as bar:
+        for made in in_workers(write_many, jobs, workers):
+            results += made
+            bar.update(len(made))
+
+    texts = tables(layouts, labels, {clip.path: text for clip, (_, _, text) in zip(clips, results, strict=True)}, seed)
+    for path, text in texts.items():
+        (partial / path).parent.mkdir(parents=True, exist_ok=True)
+        (partial / path).write_text(text, encoding="utf-8", newline="")
+    audio = digest({clip.path: sha for clip, (sha, _, _) in zip(clips, results, strict=True)})
+    summary = {
+        "version": VERSION,
+        "seed": seed,
+        "size": size,
+        "clips": {layout: len(found) for layout, found in layouts.items()},
+        "seconds": round(sum(length / clip.rate for clip, (_, length, _) in zip(clips, results, strict=True)), 1),
+        "megabytes": round(sum((partial / clip.path).stat().st_size for clip in clips) / 1e6, 1),
+        "tables": sorted(texts),
+        "tables_sha256": digest(texts),
+        "audio_sha256": audio,
+    }
+    (out / "dataset.json").unlink(missing_ok=True)
+    for name in FOLDERS:
+        shutil.rmtree(out / name, ignore_errors=True)
+        os.replace(partial / name, out / name)
+    os.replace(partial / "evaluation_truth.csv", out / "evaluation_truth.csv")
+    (partial / "dataset.json").write_text(json.dumps(summary, indent=1) + "\n")
+    os.replace(partial / "dataset.json", out / "dataset.json")
+    partial.rmdir()
+    counts = ", ".join(f"{layout} {count}" for layout, count in summary["clips"].items())
+    print(f"{out}: {counts} clips; {summary['seconds'] / 60:.0f} min of audio, {summary['megabytes']:.0f} MB")
+    return summary
+
+
+def whole_number(lowest):
+    """Make an argparse type: a whole number of at least `lowest`."""
+
+    def parse(text):
+        try:
+            value = int(text)
+        except ValueError:
+            value = lowest - 1
+        if value < lowest:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least {lowest}")
+        return value
+
+    return parse
+
+
+def main(arguments=None):
+    """Run the command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "mini", help="output folder")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help=f"below {FIRST_PRETRAINING_SEED}")
+    parser.add_argument("--workers", type=whole_number(1), default=2, help="processes")
+    parser.add_argument("--size", choices=tuple(SIZES), default="mini", help="tiny is for tests")
+    options = parser.parse_args(arguments)
+    if options.seed >= FIRST_PRETRAINING_SEED:
+        parser.error(f"argument --seed: seeds from {FIRST_PRETRAINING_SEED} on belong to pretraining")
+    try:
+        make(options.out, options.seed, options.size, options.workers)
+    except FileExistsError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
