@@ -125,6 +125,7 @@ class Profile:
     mixup_probability: float = 0.5  # report, section 4
     ema: float = 0.999  # report, section 4
     tta_views: int = 5  # report, section 4
+    preflight_steps: int = 0  # training steps that are timed before a run starts: only long runs need the estimate
 
 
 # The mini networks hear 2.55 s at 32 kHz: 256 frames of 10 ms, the size of their spectrogram image, so nothing is
@@ -167,6 +168,7 @@ PROFILES: dict[str, Profile] = {
         pretraining=Pretraining(),
         checkpoint="630k",
         passt_checkpoint="passt_s_swa_p16_128_ap476",
+        preflight_steps=3,
     ),
     "mini": Profile(
         name="mini",

@@ -1,0 +1,162 @@
+"""The main job, `make run`: dataset, notebooks, results table.
+
+    python -m haf_utils.pipeline [--data FOLDER] [--extra FOLDER] [--evaluation FOLDER] [--profile mini|full] ...
+
+Notebooks run headless, one after the other, into `<runs>/<dataset>-<profile>/notebooks/`. What is up to date is not
+run again; what was interrupted goes on from the notebook that it was in, and there from the run that it was in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import papermill
+
+from haf_utils.preflight import PreflightError, preflight
+from haf_utils.profiles import PROFILES, REPOSITORY
+from haf_utils.runs import write_json
+from haf_utils.workspace import Workspace, workspace
+
+__all__ = ["main"]
+
+
+def _digest(notebook: Path, parameters: dict, before: str) -> str:
+    """What a notebook's result depends on: its code, the package, the parameters, the data, the notebooks before."""
+    digest = hashlib.sha256(before.encode())
+    for cell in nbformat.read(notebook, as_version=4).cells:
+        digest.update(f"{cell.cell_type}\0{cell.source}\0".encode())
+    for module in sorted((REPOSITORY / "haf_utils").glob("*.py")):
+        digest.update(module.read_bytes())
+    digest.update(json.dumps(parameters, sort_keys=True).encode())
+    for root in ("dataset", "extra", "evaluation", "fsd50k", "nsynth"):
+        for file in sorted(Path(parameters.get(root) or "/nowhere").glob("metadata/*.csv")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _run_notebook(notebook: Path, output: Path, parameters: dict) -> None:
+    declared = papermill.inspect_notebook(str(notebook))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    papermill.execute_notebook(
+        str(notebook),
+        str(output),
+        parameters={name: value for name, value in parameters.items() if name in declared},
+        kernel_name="python3",
+        progress_bar=False,
+        cwd=str(output.parent),
+    )
+
+
+def _title(notebook: Path) -> str:
+    first = nbformat.read(notebook, as_version=4).cells[0].source.splitlines()[0]
+    return first.lstrip("# ").strip()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the main job; returns 0, 1 where a notebook failed, 2 for wrong arguments, 130 where interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m haf_utils.pipeline", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="", help="folder in BSD10k layout (default: the embedded dataset)")
+    parser.add_argument("--extra", default="", help="BSD35k-CS, to train on as well")
+    parser.add_argument("--evaluation", default="", help="the challenge's evaluation set, to predict")
+    parser.add_argument("--fsd50k", default="", help="FSD50K, for continued pretraining")
+    parser.add_argument("--nsynth", default="", help="folder of nsynth-<split> folders, for continued pretraining")
+    parser.add_argument("--profile", default="mini", help=f"one of {', '.join(PROFILES)} (default: mini)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
+    parser.add_argument("--runs", default="", help="folder for results (default: runs/ in the repository)")
+    parser.add_argument("--scratch", default="", help="folder for audio stores and embeddings (default: with the runs)")
+    parser.add_argument("--only", default="", help="notebooks to run, by number: 04,06")
+    parser.add_argument("--plan", action="store_true", help="say what would be done, and stop")
+    parser.add_argument("--fresh", action="store_true", help="run every notebook again")
+    given = parser.parse_args(arguments)
+    os.environ["HAF_PROGRESS"] = "lines"
+    try:
+        space = workspace(
+            given.data,
+            given.extra,
+            given.evaluation,
+            given.fsd50k,
+            given.nsynth,
+            given.runs,
+            given.scratch,
+            given.profile,
+            given.device,
+        )
+        print("\n".join(preflight(space)))
+    except (PreflightError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if given.plan:
+        return 0
+    wanted = [number.strip() for number in given.only.split(",") if number.strip()]
+    notebooks = sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    unknown = [number for number in wanted if not any(path.name.startswith(number) for path in notebooks)]
+    if unknown:
+        print(f"error: --only {unknown[0]}: there is no such notebook", file=sys.stderr)
+        return 2
+    return _run_all(space, notebooks, wanted, given.fresh)
+
+
+def _run_all(space: Workspace, notebooks: list[Path], wanted: list[str], fresh: bool) -> int:
+    root = Path(space.runs)
+    state_file = root / "pipeline.json"
+    state = json.loads(state_file.read_text("utf-8")) if state_file.is_file() and not fresh else {}
+    parameters, before, started = vars(space), "", time.monotonic()
+    for notebook in notebooks:
+        before = _digest(notebook, parameters, before)
+        if wanted and not any(notebook.name.startswith(number) for number in wanted):
+            continue
+        output = root / "notebooks" / notebook.name
+        if state.get(notebook.name, {}).get("digest") == before and output.is_file():
+            print(f"{notebook.stem:<24} up to date", flush=True)
+            continue
+        print(f"{notebook.stem:<24} {_title(notebook)} …", end="", flush=True)
+        begun = time.monotonic()
+        try:
+            _run_notebook(notebook, output, parameters)
+        except KeyboardInterrupt:
+            print(f"\ninterrupted in {notebook.name}; the same command goes on from there", file=sys.stderr)
+            return 130
+        except papermill.PapermillExecutionError as error:
+            print(
+                f" failed\n{error.ename}: {error.evalue}\nthe notebook up to its error: {_shown(output)}",
+                file=sys.stderr,
+            )
+            return 1
+        seconds = time.monotonic() - begun
+        print(f" {seconds:.0f} s", flush=True)
+        state[notebook.name] = {"digest": before, "seconds": round(seconds, 1)}
+        write_json(state_file, state)
+    print(f"done in {time.monotonic() - started:.0f} s\n")
+    _print_results(root)
+    return 0
+
+
+def _shown(path: Path) -> str:
+    """A path relative to where the user stands, if that is shorter."""
+    relative = os.path.relpath(path)
+    return relative if not relative.startswith("..") else str(path)
+
+
+def _print_results(root: Path) -> None:
+    table = root / "results.csv"
+    if table.is_file():
+        results = pd.read_csv(table, dtype=str)
+        print(results.to_string(index=False))
+        print()
+    print(f"figures      {_shown(root / 'figures')}")
+    print(f"notebooks    {_shown(root / 'notebooks')}")
+    print(f"run folders  {_shown(root)}")
+    for file in sorted((root / "submission").glob("*.csv")):
+        print(f"submission   {_shown(file)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

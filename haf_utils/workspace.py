@@ -1,0 +1,90 @@
+"""Where things are: what a notebook or the main job was given, resolved to absolute paths.
+
+Notebooks take paths as parameters, "" meaning "as the repository has it", so that they run the same from JupyterLab,
+papermill and any working directory.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from haf_utils.config import FinetuneConfig
+from haf_utils.datasets import layout
+from haf_utils.profiles import PROFILES, REPOSITORY
+
+__all__ = ["Workspace", "finetune_config", "make_embedded", "workspace"]
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Absolute paths ("" where there is none) and settings that every notebook gets as parameters."""
+
+    dataset: str
+    extra: str
+    evaluation: str
+    fsd50k: str
+    nsynth: str
+    runs: str
+    scratch: str
+    profile: str
+    device: str
+
+
+def make_embedded(size: str = "mini") -> Path:
+    """The folder of the embedded dataset, made first where it is absent or incomplete."""
+    root = REPOSITORY / "data" / size
+    script = REPOSITORY / "data" / "make_mini.py"
+    subprocess.run([sys.executable, str(script), "--size", size, "--out", str(root)], check=True)
+    return root
+
+
+def workspace(
+    dataset: str = "",
+    extra: str = "",
+    evaluation: str = "",
+    fsd50k: str = "",
+    nsynth: str = "",
+    runs: str = "",
+    scratch: str = "",
+    profile: str = "mini",
+    device: str = "cpu",
+) -> Workspace:
+    """Resolve what a notebook or the main job was given: without a `dataset`, the embedded one is made and used.
+
+    Raises FileNotFoundError or ValueError that names the folder and the layout it should have.
+    """
+    if profile not in PROFILES:
+        raise ValueError(f"profile={profile!r} is unknown: choose one of {', '.join(PROFILES)}")
+    if dataset:
+        name = Path(dataset).resolve().name.lower()
+    else:
+        root = make_embedded("tiny" if profile == "tiny" else "mini")
+        name, dataset, extra, evaluation = "embedded", root / "BSD10k", root / "BSD35k-CS", root / "evaluation"
+        fsd50k, nsynth = root / "FSD50K", root
+    expected = {"dataset": (dataset, "bsd"), "extra": (extra, "bsd"), "evaluation": (evaluation, "evaluation")}
+    expected |= {"fsd50k": (fsd50k, "fsd50k"), "nsynth": (nsynth, "nsynth")}
+    paths = {}
+    for parameter, (folder, kind) in expected.items():
+        paths[parameter] = str(Path(folder).expanduser().resolve()) if folder else ""
+        if folder and (found := layout(paths[parameter])) != kind:
+            raise ValueError(f"{parameter}={folder} should have the layout {kind!r}, it has {found!r}")
+    runs = Path(runs or REPOSITORY / "runs").expanduser().resolve() / f"{name}-{profile}"
+    return Workspace(
+        **paths,
+        runs=str(runs),
+        scratch=str(Path(scratch).expanduser().resolve()) if scratch else str(runs),
+        profile=profile,
+        device=device,
+    )
+
+
+def finetune_config(space: Workspace, **choices) -> FinetuneConfig:
+    """The configuration of a run in `space`; `choices` are any other fields of `FinetuneConfig`.
+
+    Raises TypeError that names a field that does not exist.
+    """
+    where = ("dataset", "extra", "evaluation", "runs", "scratch", "profile", "device")
+    return FinetuneConfig(**{name: getattr(space, name) for name in where} | choices)
