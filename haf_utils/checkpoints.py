@@ -1,0 +1,196 @@
+"""CLAP checkpoints on disk: LAION's own ``.pt`` files, read without running what they contain, and this project's.
+
+LAION's format is a pickled dict with ``state_dict`` (keys prefixed ``module.``, ``position_ids`` left by old
+transformers) beside epoch and optimiser state; it holds numpy scalars and may use pickle protocol 4, both of which
+``torch.load(weights_only=True)`` refuses. `read_pickle` reads it through an unpickler that knows a short list of names
+and nothing else. This project writes safetensors.
+"""
+
+from __future__ import annotations
+
+import _codecs
+import collections
+import io
+import os
+import pickle
+import types
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+__all__ = ["CheckpointError", "match_state", "read_pickle", "read_state", "write_state"]
+
+# Pickled by torch.save in its old format, before a zip archive became the default (torch.serialization.MAGIC_NUMBER).
+_OLD_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+
+
+class CheckpointError(ValueError):
+    """A file that is no usable checkpoint; the message names it, says what was found and what to do."""
+
+
+# Reading pickles ------------------------------------------------------------------------------------------------------
+
+
+def _plain_number(dtype: np.dtype, data: bytes) -> bool | int | float | complex:
+    """Stands in for numpy.core.multiarray.scalar: numbers only, never objects."""
+    if not isinstance(dtype, np.dtype) or dtype.kind not in "biufc" or not isinstance(data, bytes):
+        raise pickle.UnpicklingError("a numpy scalar that is not a plain number")
+    return np.frombuffer(data, dtype, count=1)[0].item()
+
+
+_ALLOWED = {
+    ("collections", "OrderedDict"): collections.OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch", "Size"): torch.Size,
+    ("numpy", "dtype"): np.dtype,
+    ("numpy.core.multiarray", "scalar"): _plain_number,
+    ("numpy._core.multiarray", "scalar"): _plain_number,
+    ("_codecs", "encode"): _codecs.encode,  # how pickle protocol 2 writes bytes
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str):
+        try:
+            return _ALLOWED[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"the name {module}.{name}, which no CLAP checkpoint needs") from None
+
+
+def _load(file, **options):
+    return _Unpickler(file, **options).load()
+
+
+# torch.load derives its own unpickler from this one, and itself resolves nothing but names of storages.
+_RESTRICTED = types.SimpleNamespace(__name__="restricted", Unpickler=_Unpickler, load=_load)
+
+
+def read_pickle(path):
+    """What `torch.save` wrote: tensors, numbers, strings and containers of them, on the CPU. Nothing else is built.
+
+    Raises CheckpointError if the file is missing, cut short, no checkpoint at all, or asks for any name that is not on
+    the list; nothing in it has been executed then.
+    """
+    path = Path(path)
+    try:
+        with open(path, "rb") as file:
+            start = file.read(64)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(name.endswith("constants.pkl") for name in archive.namelist()):
+                    raise CheckpointError(f"{path} is a TorchScript program, not a checkpoint")
+            return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_RESTRICTED, mmap=True)
+        if _OLD_MAGIC in start:
+            # From memory: torch.load would first try a real file as a tar archive.
+            return torch.load(
+                io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=False, pickle_module=_RESTRICTED
+            )
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist") from error
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{path} was refused: it holds {error}. Nothing in it was executed.") from error
+    except (RuntimeError, EOFError, OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} is damaged or cut short: {error}") from error
+    raise CheckpointError(f"{path} is {_kind(start)}")
+
+
+def _kind(start: bytes) -> str:
+    if start[:2] == b"PK":
+        return "half a checkpoint: the end of the archive is missing, download it again"
+    if start[:1] == b"\x80":
+        return "a pickle, but not one that torch.save wrote: it was not read"
+    if not start:
+        return "empty"
+    if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start):
+        return f"a text file, no checkpoint: it begins {start[:40].decode('ascii')!r}"
+    return "no checkpoint of any known format"
+
+
+# States ---------------------------------------------------------------------------------------------------------------
+
+
+def read_state(path) -> dict[str, torch.Tensor]:
+    """The weights in a checkpoint of either format, under CLAP's own names.
+
+    From LAION's: `state_dict` taken out, the prefix ``module.`` and ``position_ids`` removed. Raises CheckpointError.
+    """
+    path = Path(path)
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{path} does not exist") from error
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"{path} is damaged, cut short or no safetensors file: {error}") from error
+    content = read_pickle(path)
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    if not isinstance(state, Mapping) or not state:
+        raise CheckpointError(f"{path} holds a {type(content).__name__} without weights")
+    wrong = [name for name, value in state.items() if not (isinstance(name, str) and torch.is_tensor(value))]
+    if wrong:
+        raise CheckpointError(f"{path} holds no state dict: {wrong[0]!r} is no tensor")
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    state.pop("text_branch.embeddings.position_ids", None)
+    return state
+
+
+def match_state(state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path) -> None:
+    """Compare names and shapes of a checkpoint with those of the network that is to take it.
+
+    Raises CheckpointError that says what was found and which configuration fits.
+    """
+    missing = [name for name in expected if name not in state]
+    surplus = [name for name in state if name not in expected]
+    shapes = [name for name in expected if name in state and state[name].shape != expected[name].shape]
+    if not (missing or surplus or shapes):
+        return
+    found = []
+    if missing:
+        found.append(f"{len(missing)} weights missing (first {missing[0]})")
+    if surplus:
+        found.append(f"{len(surplus)} not expected (first {surplus[0]})")
+    if shapes:
+        name = shapes[0]
+        sizes = f"{tuple(state[name].shape)} for {tuple(expected[name].shape)}"
+        found.append(f"{len(shapes)} of another shape (first {name}: {sizes})")
+    raise CheckpointError(f"{path} does not fit this network: {'; '.join(found)}. {_advice(state)}")
+
+
+def _advice(state: Mapping[str, torch.Tensor]) -> str:
+    if any("fusion_model" in name or "mel_conv2d" in name for name in state):
+        return (
+            "It is a fusion checkpoint (four mel channels, for clips of any length); "
+            "this project uses the unfused ones: 630k or 630k-audioset."
+        )
+    patches = state.get("audio_branch.patch_embed.proj.weight")
+    if patches is None:
+        return "It is no CLAP with an HTSAT audio branch."
+    if "text_branch.embeddings.word_embeddings.weight" not in state:
+        return "Its text branch is not RoBERTa."
+    model = {96: "tiny", 128: "base", 256: "large"}.get(patches.shape[0])
+    width = f"htsat_dim={patches.shape[0]}" + (f" (HTSAT-{model})" if model else "")
+    blocks = collections.Counter(
+        int(name.split(".")[2]) for name in state if name.startswith("audio_branch.layers.") and ".norm1.weight" in name
+    )
+    depths = tuple(blocks[layer] for layer in sorted(blocks))
+    words = tuple(state["text_branch.embeddings.word_embeddings.weight"].shape)
+    return f"Its own configuration is {width}, depths={depths}, vocab_size={words[0]}, text_dim={words[1]}."
+
+
+def write_state(state: Mapping[str, torch.Tensor], path) -> None:
+    """Write safetensors beside `path` and rename into place: a kill or a full disk leaves the old file as it was."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)

@@ -1,0 +1,347 @@
+"""LAION-CLAP: laion-clap's own networks, from one configuration, with an exact and faster way into them.
+
+What is laion-clap's: the HTSAT and projection modules themselves (``clap_module``), RoBERTa, every name in the state
+dict, the preparation of audio and text. What differs: the log-mel is computed by FFT instead of convolutions with a
+DFT matrix, texts are padded to the longest of their batch instead of 77, the outputs of HTSAT that no embedding needs
+are not computed, and long clips are heard through fixed windows, averaged, instead of one random crop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import math
+import os
+import sys
+import types
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import nn
+from torch.utils.checkpoint import checkpoint as recompute
+from tqdm.auto import tqdm
+
+from haf_utils.audio import prepare, windows
+from haf_utils.checkpoints import CheckpointError, match_state, read_state, write_state
+from haf_utils.profiles import REPOSITORY, AudioConfig, ClapConfig
+from haf_utils.torchvision_operators import provide_operators
+
+__all__ = ["Clap", "ClapNetwork", "load_clap", "save_clap"]
+
+
+@cache
+def _networks() -> types.SimpleNamespace:
+    """The classes that CLAP is made of. Imported here because it takes seconds.
+
+    laion-clap's package downloads three tokenizers when imported; its subpackage ``clap_module`` does not, and finds
+    itself once the package's own folder is on the path.
+    """
+    provide_operators()
+    package = importlib.util.find_spec("laion_clap")
+    if package is None:
+        raise ImportError("laion-clap is not installed: install the packages that requirements.txt pins")
+    folder = package.submodule_search_locations[0]
+    sys.path.append(folder)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # laion-clap imports an old name of timm's
+            from clap_module.htsat import HTSAT_Swin_Transformer
+            from clap_module.model import MLPLayers
+        from transformers import RobertaConfig, RobertaModel
+    finally:
+        sys.path.remove(folder)
+    return types.SimpleNamespace(
+        HTSAT=HTSAT_Swin_Transformer, MLPLayers=MLPLayers, RobertaConfig=RobertaConfig, RobertaModel=RobertaModel
+    )
+
+
+class ClapNetwork(nn.Module):
+    """CLAP with HTSAT and RoBERTa at the sizes of `config`; the state dict has exactly the names of LAION's.
+
+    Weights are random until a state is loaded. The parts that no embedding depends on (HTSAT's AudioSet head, the two
+    `transform` networks of an optional loss) keep their place in the state dict and are frozen.
+    """
+
+    def __init__(self, config: ClapConfig):
+        super().__init__()
+        networks, audio = _networks(), config.audio
+        self.config = config
+        self.audio_branch = networks.HTSAT(
+            spec_size=config.spec_size,
+            patch_size=config.patch_size,
+            patch_stride=(config.patch_stride, config.patch_stride),
+            num_classes=config.audioset_classes,
+            embed_dim=config.htsat_dim,
+            depths=list(config.depths),
+            num_heads=list(config.heads),
+            window_size=config.attention_window,
+            config=types.SimpleNamespace(
+                window_size=audio.n_fft,
+                hop_size=audio.hop,
+                sample_rate=audio.sample_rate,
+                mel_bins=audio.mel_bins,
+                fmin=audio.fmin,
+                fmax=audio.fmax,
+            ),
+        )
+        self.text_branch = networks.RobertaModel(
+            networks.RobertaConfig(
+                vocab_size=config.vocab_size,
+                hidden_size=config.text_dim,
+                num_hidden_layers=config.text_layers,
+                num_attention_heads=config.text_heads,
+                intermediate_size=config.text_feedforward,
+                max_position_embeddings=config.text_positions,
+                type_vocab_size=1,
+                layer_norm_eps=1e-5,
+                pad_token_id=1,
+                bos_token_id=0,
+                eos_token_id=2,
+            )
+        )
+        joint = config.embedding
+        self.text_transform = networks.MLPLayers(units=[joint] * 3, dropout=0.1)
+        self.text_projection = _projection(config.text_dim, joint)
+        self.audio_transform = networks.MLPLayers(units=[joint] * 3, dropout=0.1)
+        self.audio_projection = _projection(self.audio_branch.num_features, joint)
+        self.logit_scale_a = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # laion-clap's initial temperatures
+        self.logit_scale_t = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.register_buffer("hann", torch.hann_window(audio.n_fft), persistent=False)
+        for unused in (self.audio_branch.tscam_conv, self.audio_branch.head, self.text_transform, self.audio_transform):
+            unused.requires_grad_(False)
+        self.recompute_activations = False  # True: less memory in training, for a third more work
+
+    def log_mel(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """Waveforms (B, samples) in [-1, 1] -> log-mel (B, mel_bins, frames) in dB, always in fp32.
+
+        laion-clap's own: Hann window, centred, reflected ends, slaney mel bands, 10 log10 with a floor of 1e-10.
+        """
+        audio = self.config.audio
+        with torch.autocast(waveforms.device.type, enabled=False):
+            spectrum = torch.stft(
+                waveforms.float(), audio.n_fft, audio.hop, window=self.hann, center=True, return_complex=True
+            )
+            power = torch.view_as_real(spectrum).square().sum(-1)
+            mel = self.audio_branch.logmel_extractor.melW.T @ power
+            return 10.0 * mel.clamp(min=1e-10).log10()
+
+    def audio_embedding(self, waveforms: torch.Tensor, augment: bool = False) -> torch.Tensor:
+        """Waveforms (B, window_samples), float32 in [-1, 1] -> embeddings (B, 512), float32, L2-normalised.
+
+        `augment`: hide random stripes of time and frequency, as laion-clap does in training (in train mode only).
+        """
+        htsat = self.audio_branch
+        with torch.autocast(waveforms.device.type, enabled=False):
+            x = htsat.bn0(self.log_mel(waveforms)[..., None]).transpose(1, 3)  # (B, 1, frames, mel_bins)
+            if augment:
+                x = htsat.spec_augmenter(x)
+            x = htsat.reshape_wav2img(x)  # (B, 1, spec_size, spec_size)
+        x = htsat.pos_drop(htsat.patch_embed(x))
+        for layer in htsat.layers:
+            for block in layer.blocks:
+                if self.recompute_activations and torch.is_grad_enabled():
+                    x, _ = recompute(block, x, use_reentrant=False)
+                else:
+                    x, _ = block(x)
+            if layer.downsample is not None:
+                x = layer.downsample(x)
+        x = htsat.norm(x).mean(dim=1)  # HTSAT groups and pools the tokens; the mean over all of them is the same
+        return F.normalize(self.audio_projection(x).float(), dim=-1)
+
+    def text_embedding(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, T), int64, and their mask -> embeddings (B, 512), float32, L2-normalised."""
+        pooled = self.text_branch(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+        return F.normalize(self.text_projection(pooled).float(), dim=-1)
+
+
+def _projection(width: int, joint: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, joint), nn.ReLU(), nn.Linear(joint, joint))
+
+
+@dataclasses.dataclass
+class Clap:
+    """A CLAP network with its tokenizer, ready to embed. `precision`: "fp32" or "bf16" (autocast; mel in fp32)."""
+
+    network: ClapNetwork
+    tokenizer: Tokenizer
+    device: torch.device
+    precision: str = "fp32"
+
+    @property
+    def config(self) -> ClapConfig:
+        return self.network.config
+
+    def autocast(self) -> torch.autocast:
+        """The context in which forward passes of this precision run."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def tokenize(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Texts -> {"input_ids", "attention_mask"}, int64 (N, longest), cut after `config.tokens` (77) tokens."""
+        rows = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+        ids = torch.ones(len(rows), max(map(len, rows), default=0), dtype=torch.long)  # RoBERTa pads with 1
+        mask = torch.zeros_like(ids)
+        for row, tokens in enumerate(rows):
+            ids[row, : len(tokens)] = torch.tensor(tokens)
+            mask[row, : len(tokens)] = 1
+        return {"input_ids": ids, "attention_mask": mask}
+
+    @torch.inference_mode()
+    def embed_windows(self, waveforms: torch.Tensor) -> torch.Tensor:
+        """Waveforms (B, window_samples), float32 in [-1, 1] or int16 -> embeddings (B, 512), on this device."""
+        if waveforms.dtype == torch.int16:
+            waveforms = waveforms.to(self.device).float() / 32767.0
+        self.network.eval()
+        with self.autocast():
+            return self.network.audio_embedding(waveforms.to(self.device))
+
+    def embed_audio(self, clips: Sequence, batch: int = 32, progress: bool = True) -> np.ndarray:
+        """Recordings -> embeddings (N, 512), float32, L2-normalised, in the order given.
+
+        `clips`: paths, or int16 samples at `config.audio.sample_rate` (of an audio store). A clip longer than the
+        window is heard through its fixed windows, and their embeddings are averaged. Nothing is random, and a clip's
+        embedding does not depend on its neighbours. Memory does not grow with the number of clips, but for the result.
+        Raises AudioError that names the first recording that cannot be used.
+        """
+        total = np.zeros((len(clips), self.config.embedding), np.float32)
+        rows, waiting = [], []
+
+        def embed() -> None:
+            embeddings = self.embed_windows(torch.from_numpy(np.stack(waiting[:batch]))).float().cpu().numpy()
+            np.add.at(total, rows[:batch], embeddings)
+            del rows[:batch], waiting[:batch]
+
+        with tqdm(total=len(clips), desc="audio embeddings", disable=None if progress else True) as bar:
+            for row, cut in enumerate(self._windows(clips, batch)):
+                rows.extend([row] * len(cut))
+                waiting.extend(cut)
+                while len(waiting) >= batch:
+                    embed()
+                bar.update()
+            if waiting:
+                embed()
+        return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
+
+    def _windows(self, clips: Sequence, ahead: int) -> Iterator[np.ndarray]:
+        """Each clip's windows, int16 (W, window_samples); files are decoded in threads, at most `ahead` in advance."""
+        audio = self.config.audio
+
+        def cut(clip) -> np.ndarray:
+            samples = clip if isinstance(clip, np.ndarray) else prepare(clip, audio.sample_rate)
+            return windows(samples, audio.window_samples)
+
+        with ThreadPoolExecutor(max(2, (os.cpu_count() or 2) // 2)) as pool:
+            pending = [pool.submit(cut, clip) for clip in clips[:ahead]]
+            for position in range(len(clips)):
+                result = pending.pop(0).result()
+                if position + ahead < len(clips):
+                    pending.append(pool.submit(cut, clips[position + ahead]))
+                yield result
+
+    @torch.inference_mode()
+    def embed_text(self, texts: Sequence[str], batch: int = 64, progress: bool = True) -> np.ndarray:
+        """Texts -> embeddings (N, 512), float32, L2-normalised, in the order given. An empty text has one too.
+
+        Texts of similar length share a batch, padded to its longest; what a text is batched with does not matter.
+        """
+        self.network.eval()
+        rows = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+        result = np.zeros((len(rows), self.config.embedding), np.float32)
+        steps = range(0, len(order), batch)
+        for first in tqdm(steps, desc="text embeddings", disable=None if progress else True):
+            chosen = order[first : first + batch]
+            tokens = self.tokenize([texts[row] for row in chosen])
+            with self.autocast():
+                embeddings = self.network.text_embedding(*(tokens[key].to(self.device) for key in tokens))
+            result[chosen] = embeddings.cpu().numpy()
+        return result
+
+
+# Loading and saving ---------------------------------------------------------------------------------------------------
+
+
+def load_clap(checkpoint, tokenizer=None, device="cpu", precision: str = "fp32") -> Clap:
+    """A pretrained CLAP.
+
+    `checkpoint`: a folder that `save_clap` wrote (absolute, or relative to here or to the repository), or a file in
+    LAION's format. `tokenizer`: a `tokenizers.Tokenizer`, its ``tokenizer.json``, or a folder with that file.
+    `precision`: "fp32" or "bf16".
+    Raises CheckpointError if the checkpoint is missing, damaged, refused or another model's.
+    """
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision={precision!r} is unknown: choose fp32 or bf16")
+    path = Path(checkpoint)
+    if not path.exists() and (REPOSITORY / path).exists():
+        path = REPOSITORY / path
+    if path.is_dir():
+        config, file = read_config(path / "config.json"), path / "model.safetensors"
+        tokenizer = path if tokenizer is None else tokenizer
+    else:
+        config, file = ClapConfig(), path
+    state = read_state(file)
+    network = ClapNetwork(config)
+    own = network.state_dict()
+    state = {name: own[name] for name in own if _derived(name) and name not in state} | state
+    match_state(state, own, file)
+    network.load_state_dict(state)
+    device = torch.device(device)
+    return Clap(network.to(device).eval(), load_tokenizer(tokenizer, config.tokens), device, precision)
+
+
+def _derived(name: str) -> bool:
+    """Whether an entry of the state dict follows from the configuration, so that this project does not store it."""
+    return name.startswith(("audio_branch.spectrogram_extractor.", "audio_branch.logmel_extractor.")) or name.endswith(
+        (".relative_position_index", ".attn_mask")
+    )
+
+
+def save_clap(network: ClapNetwork, tokenizer: Tokenizer, folder, half: bool = False) -> None:
+    """Write `folder`/{model.safetensors, config.json, tokenizer.json}, each beside its place and renamed into it.
+
+    `half`: store large weights in fp16, half the size (they are fp32 again when loaded).
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value for name, value in network.state_dict().items() if not _derived(name)}
+    if half:
+        state = {name: value.half() if value.numel() > 2048 else value for name, value in state.items()}
+    write_state(state, folder / "model.safetensors")
+    _write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
+    _write_text(folder / "config.json", json.dumps(dataclasses.asdict(network.config), indent=2) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)
+
+
+def read_config(path) -> ClapConfig:
+    """The ClapConfig that `save_clap` wrote. Raises CheckpointError."""
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        audio = AudioConfig(**values.pop("audio"))
+        lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+        return ClapConfig(audio=audio, **{**values, **lists})
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist: a checkpoint folder holds model.safetensors and it") from error
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is no configuration of a CLAP network: {error}") from error
+
+
+def load_tokenizer(source, tokens: int) -> Tokenizer:
+    """`source` as in `load_clap`, set to cut texts after `tokens` tokens and not to pad."""
+    if not isinstance(source, Tokenizer):
+        path = Path(source)
+        source = Tokenizer.from_file(str(path / "tokenizer.json" if path.is_dir() else path))
+    source.no_padding()
+    source.enable_truncation(tokens)
+    return source
