@@ -1,0 +1,292 @@
+"""What is handed in to the challenge: a system output (CSV) and its description (YAML), written and checked.
+
+    <Surname>_<Institution>_task1_<n>.output.csv    id, predicted_bst_second_level_class, prediction_score
+    <Surname>_<Institution>_task1_<n>.meta.yaml     submission, system, results
+
+Check a file with ``python -m haf_utils.submission check FILE [--ids METADATA.csv]``: exit code 0 if it can be handed
+in, 1 with the problems row by row, 2 if it cannot be checked.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from haf_utils.metrics import check_probabilities
+from haf_utils.runs import write_beside
+from haf_utils.taxonomy import CLASSES, to_labels
+
+__all__ = ["COLUMNS", "file_names", "read_ids", "validate", "write", "write_metadata"]
+
+COLUMNS = ("id", "predicted_bst_second_level_class", "prediction_score")
+_LABEL = re.compile(r"[^\W_]+(?:-[^\W_]+)*_[^\W_]+(?:-[^\W_]+)*_task1_[1-4]")  # at most four systems a team
+_ID_COLUMNS = ("anonymous_id", "sound_id", "id")  # of the evaluation set, of the development sets, of an output
+
+# Required keys of the .meta.yaml; None stands for a value, a list for one or more of the same.
+_SUBMISSION = {
+    "label": None,
+    "name": None,
+    "abbreviation": None,
+    "authors": [
+        {
+            "lastname": None,
+            "firstname": None,
+            "email": None,
+            "corresponding": None,
+            "affiliation": {"abbreviation": None, "institute": None, "location": None},
+        }
+    ],
+}
+_SYSTEM = {
+    "source_code": None,
+    "description": {
+        "input_sampling_rate": None,
+        "audio_representation": None,
+        "text_representation": None,
+        "data_augmentation": None,
+        "machine_learning_method": None,
+        "external_data_usage": None,
+        "hierarchical_setting": None,
+    },
+    "complexity": {"total_parameters": None, "MACS": None},
+    "external_datasets": None,
+}
+
+
+def file_names(surname: str, institution: str, number: int) -> tuple[str, str]:
+    """Names of the system output and of its description, as the challenge wants them.
+
+    Raises ValueError for a number outside 1..4 and for names with other characters than letters, digits and hyphens.
+    """
+    label = f"{surname}_{institution}_task1_{number}"
+    if not _LABEL.fullmatch(label):
+        raise ValueError(
+            f"{label!r} is no submission label: surname and institution are letters, digits and hyphens, and a team "
+            "hands in at most four systems, number 1 to 4"
+        )
+    return f"{label}.output.csv", f"{label}.meta.yaml"
+
+
+def _refuse_existing(path: Path, overwrite: bool) -> None:
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists: choose another name, or pass overwrite=True")
+
+
+def write(path: Path | str, ids: Sequence, probabilities, labels=None, overwrite: bool = False) -> None:
+    """Write a system output: a row a clip with its id, its class code and the posterior of that class.
+
+    ids (N,), unique; probabilities (N, 23). The class is the one with the largest posterior, or `labels` (N,), codes or
+    0..22, where another rule has decided (`ensembles.decide`).
+    Raises ValueError for ids that are empty, repeated or not printable, lengths that differ and rows that are no
+    distributions;
+    FileExistsError unless `overwrite`.
+    """
+    path = Path(path)
+    _refuse_existing(path, overwrite)
+    probabilities = check_probabilities(probabilities)
+    ids = pd.Series(list(ids), dtype=object)
+    chosen = probabilities.argmax(1) if labels is None else to_labels(labels)
+    if not len(ids) == len(probabilities) == len(chosen) or len(ids) == 0:
+        raise ValueError(
+            f"{len(ids)} ids, {len(probabilities)} rows of probabilities and {len(chosen)} labels must be as many, "
+            "and at least one"
+        )
+    # A line break inside an id would be legal CSV, and trip every reader that goes line by line.
+    wrong = [pd.isna(name) or not str(name).strip() or not str(name).isprintable() for name in ids]
+    if any(wrong):
+        row = wrong.index(True)
+        raise ValueError(f"the id at position {row} is empty or not printable: {ids[row]!r}")
+    ids = ids.astype(str)
+    if ids.duplicated().any():
+        raise ValueError(f"id {ids[ids.duplicated()].iloc[0]} occurs more than once")
+    # float32 posteriors can exceed 1 by a rounding error, which the validator would refuse.
+    scores = np.clip(probabilities[np.arange(len(ids)), chosen], 0, 1)
+    table = pd.DataFrame(dict(zip(COLUMNS, (ids, np.array(CLASSES)[chosen], scores), strict=True)))
+    write_beside(path, lambda p: table.to_csv(p, index=False, float_format="%.6f", lineterminator="\n"))
+
+
+def _row_problems(row: list[str], expected: set[str] | None) -> list[str]:
+    if len(row) != len(COLUMNS):
+        return [f"{len(row)} fields instead of {len(COLUMNS)}"]
+    name, code, score = row
+    problems = []
+    if not name.strip():
+        problems.append("the id is empty")
+    elif expected is not None and name not in expected:
+        problems.append(f"id {name!r} is not one of the clips to be classified")
+    if code not in CLASSES:
+        problems.append(f"{code!r} is not a second-level class code such as 'fx-o'")
+    try:
+        if not 0 <= float(score) <= 1:
+            problems.append(f"score {score} is not in [0, 1]")
+    except ValueError:
+        problems.append(f"score {score!r} is not a number")
+    return problems
+
+
+def validate(path: Path | str, expected_ids: Sequence | None = None) -> list[str]:
+    """Problems of a system output, each with its line in the file (the header is line 1); empty if it is right.
+
+    Checked: the header; three fields a row; every id once, and all of `expected_ids` and no others where given; only
+    second-level codes; scores in [0, 1]. The order of rows is free.
+    Raises OSError where the file cannot be opened.
+    """
+    expected = None if expected_ids is None else {str(name) for name in expected_ids}
+    problems, first_line = [], {}
+    with open(path, encoding="utf-8", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            header = next(reader, [])
+            if tuple(header) != COLUMNS:
+                problems.append(f"line 1: the header is {','.join(header)!r} instead of {','.join(COLUMNS)!r}")
+            for row in reader:
+                line = reader.line_num
+                problems += [f"line {line}: {problem}" for problem in _row_problems(row, expected)]
+                if row and row[0] in first_line:
+                    problems.append(f"line {line}: id {row[0]!r} stood on line {first_line[row[0]]} already")
+                elif row:
+                    first_line[row[0]] = line
+        except (csv.Error, UnicodeDecodeError) as error:
+            problems.append(f"line {reader.line_num + 1}: not readable as UTF-8 CSV ({error})")
+            return problems
+    missing = sorted((expected or set()) - first_line.keys())
+    if missing:
+        some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        problems.append(f"{len(missing)} of {len(expected)} ids are missing: {some}")
+    if not first_line:
+        problems.append("the file holds no rows")
+    return problems
+
+
+def read_ids(path: Path | str) -> list[str]:
+    """Ids of the clips in a metadata CSV (column anonymous_id, sound_id or id). Raises ValueError if it has none."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    for column in _ID_COLUMNS:
+        if column in table:
+            return table[column].tolist()
+    raise ValueError(f"{path} has none of the columns {', '.join(_ID_COLUMNS)}, only {', '.join(table.columns)}")
+
+
+def _lacking(content, required, where: str) -> list[str]:
+    """Dotted names of the required keys that `content` does not have, and of those nobody asks for."""
+    if required is None:
+        return [f"{where} is empty"] if content is None or content == "" else []
+    if isinstance(required, list):
+        if not isinstance(content, (list, tuple)) or not content:
+            return [f"{where} must be a list of at least one"]
+        return [p for i, item in enumerate(content) for p in _lacking(item, required[0], f"{where}[{i}]")]
+    if not isinstance(content, Mapping):
+        return [f"{where} must be a mapping of {', '.join(required)}"]
+    problems = [f"{where}.{key} is missing" for key in required if key not in content]
+    problems += [f"{where}.{key} is unknown" for key in content if key not in required]
+    return problems + [
+        p for key in required if key in content for p in _lacking(content[key], required[key], f"{where}.{key}")
+    ]
+
+
+def _development_results(dataset: str, tables: pd.DataFrame | Sequence[pd.DataFrame]) -> dict:
+    tables = [tables] if isinstance(tables, pd.DataFrame) else list(tables)
+    if not tables:
+        raise ValueError(f"results[{dataset!r}] holds no table")
+    names = ["hP", "hR", "hF"]
+    for table in tables:
+        lacking = {"code", *names} - set(table.columns)
+        if lacking or tuple(table["code"]) != CLASSES:
+            raise ValueError(
+                f"results[{dataset!r}] must be the per_class table of hierarchical_scores: a row for each of the "
+                f"{len(CLASSES)} classes in taxonomy order, columns code, hP, hR, hF"
+            )
+        if ((table[names] < 0) | (table[names] > 1)).any(axis=None):
+            raise ValueError(f"results[{dataset!r}] must be fractions in [0, 1], not percentages")
+
+    def fractions(values: pd.Series) -> dict:
+        # A class that no fold holds has no score: null, as it is not 0.
+        return {name: None if pd.isna(value) else round(float(value), 4) for name, value in values.items()}
+
+    overall = pd.DataFrame([table[names].mean() for table in tables]).mean()
+    result = {"overall": fractions(overall)}
+    if dataset != "bsd35k-cs":  # of the crowd-sourced set the challenge asks for the overall scores alone
+        by_class = pd.concat(tables).groupby("code", sort=False)[names].mean()
+        result["class_wise"] = {code: fractions(row) for code, row in by_class.iterrows()}
+    return result
+
+
+def write_metadata(
+    path: Path | str, submission: Mapping, system: Mapping, results: Mapping, overwrite: bool = False
+) -> None:
+    """Write the description of a system, `<label>.meta.yaml`.
+
+    - submission: label (as in the file's name), name, abbreviation, authors (each lastname, firstname, email,
+      corresponding, affiliation with abbreviation, institute, location).
+    - system: source_code, description (input_sampling_rate, audio_representation, text_representation,
+      data_augmentation, machine_learning_method, external_data_usage, hierarchical_setting), complexity
+      (total_parameters, MACS: numbers), external_datasets.
+    - results: dataset ("bsd10k-v1.2", "bsd35k-cs") -> the ``per_class`` table of `metrics.hierarchical_scores`, or
+      one table a fold, which are averaged. Written as fractions, overall and class by class.
+
+    Raises ValueError that names what is missing, unknown or out of range; FileExistsError unless `overwrite`.
+    """
+    path = Path(path)
+    _refuse_existing(path, overwrite)
+    problems = _lacking(submission, _SUBMISSION, "submission") + _lacking(system, _SYSTEM, "system")
+    if problems:
+        raise ValueError(f"{path.name}: " + "; ".join(problems))
+    label = submission["label"]
+    if not _LABEL.fullmatch(str(label)) or path.name != f"{label}.meta.yaml":
+        raise ValueError(
+            f"submission.label {label!r} must be <Surname>_<Institution>_task1_<1 to 4> and the file "
+            f"<label>.meta.yaml; it is {path.name}"
+        )
+    complexity = {}
+    for key, value in system["complexity"].items():
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < value < np.inf:
+            raise ValueError(f"system.complexity.{key} must be a positive number, got {value!r}")
+        complexity[key] = int(value)
+    if not results:
+        raise ValueError("results must name at least one development dataset")
+    content = {
+        "submission": submission,
+        "system": {**system, "complexity": complexity},
+        "results": {
+            "development_datasets": {
+                dataset: _development_results(dataset, tables) for dataset, tables in results.items()
+            }
+        },
+    }
+    text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
+    write_beside(path, lambda p: p.write_text(text, encoding="utf-8"))
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m haf_utils.submission", description="Check a system output.")
+    check = parser.add_subparsers(required=True, metavar="check").add_parser("check", help="list what is wrong in FILE")
+    check.add_argument("file", metavar="FILE", help="system output, a .csv")
+    check.add_argument("--ids", metavar="METADATA.csv", help="metadata of the clips to be classified")
+    options = parser.parse_args(arguments)
+    try:
+        expected = read_ids(options.ids) if options.ids else None
+        problems = validate(options.file, expected)
+    except (OSError, ValueError) as error:
+        print(f"cannot check: {error}", file=sys.stderr)
+        return 2
+    for problem in problems[:20]:
+        print(f"{options.file}: {problem}")
+    if problems:
+        print(f"{options.file}: {len(problems)} problems, do not hand it in")
+        return 1
+    checked = "" if expected else " (its ids were not compared: pass --ids METADATA.csv)"
+    print(f"{options.file}: right{checked}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
