@@ -127,7 +127,7 @@ def test_interval_over_seeds_covers_a_null_between_recipes(spread):
         samples = bootstrap(truth, runs, rng, 100)["hF"]
         low, high = interval(samples[:3].mean(0) - samples[3:].mean(0))
         clips_alone += low <= 0 <= high
-    assert 0.89 <= covered / trials <= 0.99
+    assert 0.86 <= covered / trials <= 0.99
     if spread:
         assert clips_alone / trials < 0.7  # what seeds as a second source of variance are for
 
