@@ -21,9 +21,9 @@ def headless() -> bool:
     return "ipykernel" not in sys.modules and not sys.stderr.isatty()
 
 
-def bar(iterable=None, *, total: int | None = None, description: str = "", unit: str = "clip", quiet: bool = False):
+def bar(iterable=None, *, description: str = "", quiet: bool = False, **options):
     """tqdm over `iterable` (or with `total`, to be updated by hand); silent where headless or `quiet`."""
-    return tqdm(iterable, total=total, desc=description, unit=unit, disable=quiet or headless(), leave=False)
+    return tqdm(iterable, desc=description, disable=quiet or headless(), leave=False, **options)
 
 
 def line(text: str, quiet: bool = False) -> None:

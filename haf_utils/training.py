@@ -83,7 +83,8 @@ def finetune(config: FinetuneConfig, quiet: bool = False) -> Path:
         if len(rows[name])
     }
     write_predictions(folder / "predictions.npz", predictions)
-    write_beside(folder / "model.safetensors", lambda path: save_file(best.state_dict(), path))
+    weights = {name: value.cpu().contiguous() for name, value in best.state_dict().items()}
+    write_beside(folder / "model.safetensors", lambda path: save_file(weights, path))
     scores = {
         name: hierarchical_scores(p.labels, p.probabilities.argmax(1))
         for name, p in predictions.items()
@@ -150,7 +151,7 @@ def _optimiser(config: FinetuneConfig, system: System) -> torch.optim.Adam:
     groups = [{"params": list(system.classifier.parameters()), "lr": config.classifier_rate}]
     if system.backbone is not None:
         groups.append({"params": list(system.backbone.parameters()), "lr": config.backbone_rate})
-    return torch.optim.Adam(groups)
+    return torch.optim.Adam(groups, fused=True)
 
 
 def _batches(rows: np.ndarray, batch: int, rng: np.random.Generator) -> list[np.ndarray]:
@@ -168,7 +169,7 @@ def _train_epoch(config, corpus, system, inputs, rows, optimiser, ema, epoch, qu
     generator = torch.Generator().manual_seed(int(clip_generator(config.seed, epoch, "regularizers").integers(2**62)))
     batches = _batches(rows, config.batch, clip_generator(config.seed, epoch, "order"))
     device = next(system.parameters()).device
-    labels = torch.from_numpy(corpus.labels)
+    labels = torch.tensor(corpus.labels)
     weights = torch.ones(len(labels))
     weights[torch.from_numpy((corpus.table["origin"] == "bsd35k-cs").to_numpy())] = config.extra_weight
     prepared = ahead(lambda chunk: (chunk, inputs.prepare(chunk, (config.seed, epoch))), batches)
