@@ -14,6 +14,7 @@ from haf_utils.clap import Clap, ClapNetwork, load_clap
 from haf_utils.config import FinetuneConfig
 from haf_utils.corpus import Corpus, load_corpus
 from haf_utils.model import HafClassifier, LinearClassifier
+from haf_utils.passt import build_passt
 from haf_utils.profiles import REPOSITORY, Profile, profile
 from haf_utils.runs import write_beside
 from haf_utils.systems import CachedInputs, ClapBackbone, LiveInputs, PasstBackbone, System
@@ -153,7 +154,18 @@ def load_source(source: str, seed: int, sizes: Profile, device: str, precision: 
 
 
 def _live_passt(config, corpus: Corpus, source: str, sizes: Profile):
-    raise NotImplementedError
+    network = build_passt(sizes.passt, source, config.seed)
+    network.recompute_activations = config.activation_checkpointing
+    no_tokens = [[0]] * len(corpus.table)  # PaSST reads no text
+    inputs = LiveInputs(
+        corpus,
+        sizes.passt.window_samples,
+        no_tokens,
+        np.zeros(len(corpus.table), np.float32),
+        config.device,
+        config.precision,
+    )
+    return inputs, PasstBackbone(network), sizes.passt.dim
 
 
 def _live_clap(config, corpus: Corpus, source: str, sizes: Profile, order: np.ndarray):
