@@ -20,7 +20,9 @@ from haf_utils.runs import write_beside
 from haf_utils.systems import CachedInputs, ClapBackbone, LiveInputs, PasstBackbone, System
 from haf_utils.text_aux import TextAuxClassifier
 
-__all__ = ["assemble", "corpus_of", "embeddings"]
+__all__ = ["assemble", "checkpoint_digest", "checkpoint_of", "classifier_of", "corpus_of", "embeddings", "load_source"]
+
+SHIPPED = "embeddings shipped with the dataset"  # stands where a checkpoint's digest would
 
 
 def corpus_of(config: FinetuneConfig) -> Corpus:
@@ -38,7 +40,9 @@ def assemble(config: FinetuneConfig) -> tuple[Corpus, System, CachedInputs | Liv
     """
     corpus, sizes = corpus_of(config), profile(config.profile)
     source = checkpoint_of(config, sizes)
-    digests = {"data": corpus_digest(corpus), "checkpoint": checkpoint_digest(source, config.seed)}
+    # Embeddings that the dataset ships come from a checkpoint of their own, whatever `initialisation` says.
+    checkpoint = checkpoint_digest(source, config.seed) if corpus.features is None else SHIPPED
+    digests = {"data": corpus_digest(corpus), "checkpoint": checkpoint}
     if config.train == "joint" and corpus.features is not None:
         raise ValueError(f"{config.dataset} has embeddings but no audio: pass train='head', or unpack audio.zip")
     order = _text_order(config, corpus)
@@ -50,11 +54,12 @@ def assemble(config: FinetuneConfig) -> tuple[Corpus, System, CachedInputs | Liv
         inputs, backbone, width = _live_clap(config, corpus, source, sizes, order)
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        classifier = _classifier(config, sizes, width)
+        classifier = classifier_of(config, sizes, width)
     return corpus, System(backbone, classifier).to(config.device), inputs, digests
 
 
-def _classifier(config: FinetuneConfig, sizes: Profile, width: int) -> torch.nn.Module:
+def classifier_of(config: FinetuneConfig, sizes: Profile, width: int) -> torch.nn.Module:
+    """The untrained classifier of a resolved `config` on embeddings of `width` dimensions."""
     if config.system == "passt":
         return LinearClassifier(width)
     if config.system == "text_aux":
