@@ -1,0 +1,82 @@
+"""The repository agrees with itself: pins, notebooks, what the Makefile says."""
+
+import json
+import re
+
+import nbformat
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+PINS = dict(
+    line.split("==") for line in (REPOSITORY / "requirements.txt").read_text().splitlines() if line and line[0] != "#"
+)
+
+
+def test_every_requirement_is_pinned_exactly():
+    lines = [line for line in (REPOSITORY / "requirements.txt").read_text().splitlines() if line and line[0] != "#"]
+    assert all(re.fullmatch(r"[A-Za-z0-9_.-]+==[0-9][0-9a-z.]*", line) for line in lines), lines
+
+
+def test_the_packages_that_the_project_is_made_for_are_pinned():
+    promised = {"jupyterlab", "torch", "laion-clap", "matplotlib", "seaborn", "pandas", "ipywidgets", "papermill"}
+    assert promised <= set(PINS)
+    assert PINS["torch"] == "2.13.0" and PINS["torchvision"] == "0.28.0"
+    assert "torchaudio" not in PINS  # its registry build cannot be loaded beside a CPU build of torch
+
+
+def test_environment_and_project_read_the_pins_and_add_none():
+    environment = yaml.safe_load((REPOSITORY / "environment.yml").read_text())
+    conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
+    assert conda == ["python=3.11", "pip"]
+    assert [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)] == [
+        ["-r requirements.txt"]
+    ]
+    tomllib = pytest.importorskip("tomllib")
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    assert "dependencies" not in project["project"]
+    assert project["tool"]["setuptools"]["dynamic"]["dependencies"] == {"file": ["requirements.txt"]}
+
+
+def test_the_installed_packages_are_the_pinned_ones():
+    from importlib.metadata import version
+
+    assert {name: version(name).split("+")[0] for name in PINS} == PINS
+
+
+def test_hear21passt_is_pinned_alike_wherever_it_is_installed():
+    texts = [(REPOSITORY / name).read_text() for name in ("Makefile", "environment.yml", "README.md")]
+    versions = {found for text in texts for found in re.findall(r"hear21passt==([0-9.]+)", text)}
+    assert versions == {"0.0.26"}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebook_conventions(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    assert len(tagged) == 1
+    for line in tagged[0].source.splitlines():
+        assert re.match(r"\w+: \S+.* = .*#", line), f"a parameter needs a type and a comment: {line}"
+    assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    counts = [cell.execution_count for cell in code]
+    assert counts in (list(range(1, len(code) + 1)), [None] * len(code))
+    assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
+    assert path.stat().st_size < 1_000_000
+
+
+def test_notebooks_are_numbered_without_gaps():
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{n:02d}" for n in range(1, len(NOTEBOOKS) + 1)]
+
+
+def test_shipped_checkpoint_is_small_and_what_its_page_says():
+    folder = REPOSITORY / "data" / "clap-mini"
+    assert sum(file.stat().st_size for file in folder.iterdir()) <= 8_000_000
+    json.loads((folder / "config.json").read_text())
+    import hashlib
+
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert digest in (folder / "README.md").read_text()
