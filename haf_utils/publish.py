@@ -64,7 +64,8 @@ def publish_notebook(source: Path, executed: Path) -> None:
 def _clean(output: nbformat.NotebookNode, number: int) -> nbformat.NotebookNode:
     if "execution_count" in output:
         output.execution_count = number
-    output.pop("metadata", None) if output.output_type == "stream" else output.metadata.clear()
+    if "metadata" in output:
+        output.metadata.clear()
     return output
 
 
