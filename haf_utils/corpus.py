@@ -18,6 +18,7 @@ from haf_utils.audio import AudioStore, build_store
 from haf_utils.captions import add_text
 from haf_utils.datasets import load_bsd, load_evaluation, load_features, without
 from haf_utils.folds import grouped_folds, official_folds
+from haf_utils.runs import write_beside
 
 __all__ = ["FOLDS", "PARTS", "SPLITS", "Corpus", "load_corpus"]
 
@@ -107,6 +108,7 @@ def load_corpus(dataset: str, extra: str = "", evaluation: str = "", stores: str
             for table, (origin, root) in zip(tables, roots.items(), strict=True)
         }
         features, lost = None, pd.concat([store.lost for store in built.values()], ignore_index=True)
+        write_beside(Path(stores) / "lost.csv", lambda path: lost.to_csv(path, index=False))
     elif (Path(dataset) / "features").is_dir():
         built = {}
         loaded = [load_features(root, table["sound_id"]) for table, root in zip(tables, roots.values(), strict=True)]

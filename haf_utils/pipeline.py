@@ -135,7 +135,7 @@ def _run_all(space: Workspace, notebooks: list[Path], wanted: list[str], fresh: 
         state[notebook.name] = {"digest": before, "seconds": round(seconds, 1)}
         write_json(state_file, state)
     print(f"done in {time.monotonic() - started:.0f} s\n")
-    _print_results(root)
+    _print_results(root, Path(space.scratch))
     return 0
 
 
@@ -145,12 +145,15 @@ def _shown(path: Path) -> str:
     return relative if not relative.startswith("..") else str(path)
 
 
-def _print_results(root: Path) -> None:
+def _print_results(root: Path, scratch: Path) -> None:
     table = root / "results.csv"
     if table.is_file():
         results = pd.read_csv(table, dtype=str)
         print(results.to_string(index=False))
         print()
+    lost = scratch / "stores" / "lost.csv"
+    if lost.is_file() and (count := len(pd.read_csv(lost))):
+        print(f"{count} recordings could not be used: {_shown(lost)} names each, with the reason")
     print(f"figures      {_shown(root / 'figures')}")
     print(f"notebooks    {_shown(root / 'notebooks')}")
     print(f"run folders  {_shown(root)}")

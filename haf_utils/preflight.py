@@ -14,6 +14,7 @@ import torch
 from haf_utils.assembly import checkpoint_of, load_source
 from haf_utils.config import check
 from haf_utils.datasets import load
+from haf_utils.folds import small_classes
 from haf_utils.losses import hierarchical_targets, soft_cross_entropy
 from haf_utils.model import HafClassifier
 from haf_utils.profiles import Profile, profile
@@ -58,6 +59,9 @@ def preflight(space: Workspace) -> list[str]:
             seconds = _mean_seconds(table.loc[there, "path"]) * int(there.sum())
             bytes_needed += 2 * seconds * sizes.clap.audio.sample_rate
             lines.append(f"{role:<11}{len(table)} clips, {seconds / 3600:.1f} h of audio, {root}")
+            if role == "dataset" and (few := small_classes(table["label"])):
+                named = ", ".join(f"{code} ({count})" for code, count in few.items())
+                lines.append(f"           too few clips to be scored, used for training only: {named}")
     scratch = Path(space.scratch)
     there = next(folder for folder in (scratch, *scratch.parents) if folder.exists())
     free = shutil.disk_usage(there).free
