@@ -7,13 +7,23 @@ samples = record(samples, Conditions(), rng, 32000)
 from dataclasses import dataclass
 
 import numpy as np
-import synthesis_effects
+import synthesis_design
 import synthesis_music
+import synthesis_nature
 import synthesis_scenes
+import synthesis_speech
+import synthesis_things
 from synthesis_parts import Draw, band, fade, noise, normalise, reverb, tone
 
 # class code -> recipe name -> function
-RECIPES = {**synthesis_music.RECIPES, **synthesis_effects.RECIPES, **synthesis_scenes.RECIPES}
+RECIPES = {
+    **synthesis_music.RECIPES,
+    **synthesis_speech.RECIPES,
+    **synthesis_things.RECIPES,
+    **synthesis_nature.RECIPES,
+    **synthesis_design.RECIPES,
+    **synthesis_scenes.RECIPES,
+}
 # how far each variant stretches the ranges of its recipes: pretraining sees more than the embedded dataset holds
 VARIANTS = {"mini": 0.0, "general": 0.2}
 LONGEST = 6.0  # seconds

@@ -1,20 +1,10 @@
 """Synthesised soundscapes, the classes ss-*: beds of noise with events in them.
 
-A recipe takes a `Draw` and gives `(samples, details)`, as in `synthesis_effects`.
+A recipe takes a `Draw` and gives `(samples, details)`, as in `synthesis_things`.
 """
 
 import numpy as np
-from synthesis_effects import (
-    bird_call,
-    cutlery,
-    dog,
-    door,
-    footsteps,
-    impact,
-    passing_by,
-    several,
-    told,
-)
+from synthesis_nature import bird_call, dog, footsteps
 from synthesis_parts import (
     babble,
     band,
@@ -28,15 +18,23 @@ from synthesis_parts import (
     place,
     reverb,
     speech,
+    told,
     tone,
     voice,
     wander,
+)
+from synthesis_things import (
+    cutlery,
+    door,
+    impact,
+    passing_by,
+    several,
 )
 
 
 def length(draw):
     """Draw the length of a soundscape, in samples: longer than most effects, as in real collections."""
-    return draw.samples(draw.between(2.0, 3.6))
+    return draw.samples(draw.between(1.9, 3.1))
 
 
 def birds(draw, count, per_second):
