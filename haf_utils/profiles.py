@@ -117,6 +117,7 @@ class Profile:
     pretraining: Pretraining
     checkpoint: str  # what `initialisation="pretrained"` means: a path under the repository, or a known name
     passt_checkpoint: str | None  # None: random weights
+    embedded: str | None  # size of the embedded dataset that stands in for datasets not given; None: nothing does
     latent: int = 256  # ours: width of the task-oriented space
     dropout: float = 0.3  # report, section 4
     feature_noise: float = 1e-4  # report, section 4: standard deviation on the embeddings
@@ -168,6 +169,7 @@ PROFILES: dict[str, Profile] = {
         pretraining=Pretraining(),
         checkpoint="630k",
         passt_checkpoint="passt_s_swa_p16_128_ap476",
+        embedded=None,
         preflight_steps=3,
     ),
     "mini": Profile(
@@ -180,6 +182,7 @@ PROFILES: dict[str, Profile] = {
         pretraining=Pretraining(epochs=2, batch=32, rate=2e-4),
         checkpoint="data/clap-mini",
         passt_checkpoint=None,
+        embedded="mini",
     ),
 }
 PROFILES["tiny"] = Profile(
@@ -191,6 +194,7 @@ PROFILES["tiny"] = Profile(
     pretraining=Pretraining(epochs=1, batch=8, rate=2e-4),
     checkpoint="data/clap-mini",
     passt_checkpoint=None,
+    embedded="tiny",
     tta_views=2,
 )
 

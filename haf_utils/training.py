@@ -171,7 +171,7 @@ def _train_epoch(config, corpus, system, inputs, rows, optimiser, ema, epoch, qu
     device = next(system.parameters()).device
     labels = torch.tensor(corpus.labels)
     weights = torch.ones(len(labels))
-    weights[torch.from_numpy((corpus.table["origin"] == "bsd35k-cs").to_numpy())] = config.extra_weight
+    weights[torch.tensor((corpus.table["origin"] == "bsd35k-cs").to_numpy(copy=True))] = config.extra_weight
     prepared = ahead(lambda chunk: (chunk, inputs.prepare(chunk, (config.seed, epoch))), batches)
     total, steps = 0.0, math.ceil(len(batches) / config.accumulation)
     for number, (chunk, batch) in enumerate(
@@ -180,13 +180,14 @@ def _train_epoch(config, corpus, system, inputs, rows, optimiser, ema, epoch, qu
         )
     ):
         features = inputs.embed(system, batch)
-        target = targets(labels[chunk], config.smoothing, config.smoothing_factor).to(device)
+        target = targets(labels[chunk], config.smoothing, config.smoothing_factor) * weights[chunk, None]
+        target = target.to(device)
         features = drop_texts(features, generator, config.text_dropout)
         if config.mixup:
             features, target = mixup(features, target, generator, config.mixup_alpha, config.mixup_probability)
         features = add_noise(features, generator, config.feature_noise)
         logits = system.classifier(features).logits
-        loss = soft_cross_entropy(logits, target, weights[chunk].to(device))
+        loss = soft_cross_entropy(logits, target)
         if config.top_level_weight:
             loss = loss + config.top_level_weight * top_level_cross_entropy(logits, target)
         if config.system == "text_aux":

@@ -11,9 +11,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from haf_utils import profiles
 from haf_utils.config import FinetuneConfig
 from haf_utils.datasets import layout
-from haf_utils.profiles import PROFILES, REPOSITORY
+from haf_utils.profiles import REPOSITORY
 
 __all__ = ["Workspace", "finetune_config", "make_embedded", "workspace"]
 
@@ -54,15 +55,17 @@ def workspace(
 ) -> Workspace:
     """Resolve what a notebook or the main job was given: without a `dataset`, the embedded one is made and used.
 
+    With a dataset but without FSD50K and NSynth, the small profiles continue their small checkpoint on the embedded
+    stand-ins of these two; the full profile leaves continued pretraining out.
     Raises FileNotFoundError or ValueError that names the folder and the layout it should have.
     """
-    if profile not in PROFILES:
-        raise ValueError(f"profile={profile!r} is unknown: choose one of {', '.join(PROFILES)}")
-    if dataset:
-        name = Path(dataset).resolve().name.lower()
-    else:
-        root = make_embedded("tiny" if profile == "tiny" else "mini")
-        name, dataset, extra, evaluation = "embedded", root / "BSD10k", root / "BSD35k-CS", root / "evaluation"
+    sizes = profiles.profile(profile)
+    stand_ins = bool(sizes.embedded) and not (fsd50k or nsynth)
+    root = make_embedded(sizes.embedded or "mini") if stand_ins or not dataset else None
+    name = Path(dataset).resolve().name.lower() if dataset else "embedded"
+    if not dataset:
+        dataset, extra, evaluation = root / "BSD10k", root / "BSD35k-CS", root / "evaluation"
+    if stand_ins:
         fsd50k, nsynth = root / "FSD50K", root
     expected = {"dataset": (dataset, "bsd"), "extra": (extra, "bsd"), "evaluation": (evaluation, "evaluation")}
     expected |= {"fsd50k": (fsd50k, "fsd50k"), "nsynth": (nsynth, "nsynth")}
