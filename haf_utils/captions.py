@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
+
+from haf_utils.progress import bar
 
 __all__ = ["add_text", "freesound_text", "fsd50k_caption", "nsynth_caption", "pitch_name"]
 
@@ -60,7 +61,7 @@ _EQUIPMENT = re.compile(
 # "recorded with a ...": cut from here to the end of the sentence where a piece of equipment follows closely.
 _MADE_WITH = re.compile(
     r"""[\s,;(]*(?:\b(?:is|was|were|has\ been|have\ been|it|i)\s+)*\b(?:recorded|captured|edited|processed|mastered|
-    normali[sz]ed|taken|made|created|converted|exported|mixed|produced|sampled|decoded)\s+(?:\w+\s+){0,2}?
+    normali[sz]ed|taken|made|created|converted|exported|mixed|produced|sampled|decoded)\s+(?:\w+\s+){0,6}?
     (?:with|using|on|in|via|through|from|to|at)\b""",
     re.I | re.X,
 )
@@ -76,13 +77,13 @@ _BOILERPLATE = re.compile(
     if\ you\ (?:use|like|want|need)""",
     re.I | re.X,
 )
-_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=\W*\w)|(?<=[a-z][.!?])(?=[A-Z][a-z])|[\r\n]+|\s[-–—•|*]+\s")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=\W*\w)|(?<=[a-z][.!?])(?=[A-Z][a-z])|[\r\n]+|\s[•|*]+\s")
 _EMPTY_BRACKETS = re.compile(r"\(\W*\)|\[\W*\]|\{\W*\}")
 _CAMEL = re.compile(r"(?<=[a-z]{2})(?=[A-Z][a-z])|(?<=[A-Za-z]{3})(?=\d)")  # DoorClose4: three words
 _GLUE = re.compile(r"_+|(?<=\w)[-.~+]+(?=\w)")  # what file names put in place of a space
 _WORD = re.compile(r"[^\W\d_]+")
 _SPACES = re.compile(r"\s+")
-_BEFORE_STOP = re.compile(r"\s+(?=[.,;!?)])")
+_BEFORE_STOP = re.compile(r"\s+(?=[.,;!?)]+(?:\s|$))")
 _EMOTICON = re.compile(r"(?<!\w)[:;=]-?[()DPp](?!\w)")
 _CONTROL = re.compile(r"[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060\ufeff]")
 _TRAILING = " \t.,;:-–—_/|+~*=>"
@@ -198,9 +199,7 @@ def add_text(table: pd.DataFrame, rng: np.random.Generator | None = None) -> pd.
     extra = [table[name] if name in table else [None] * len(table) for name in ("labels", "record")]
     rows = zip(*(table[name] for name in columns), *extra, strict=True)
     texts = []
-    for source, title, tags, description, labels, record in tqdm(
-        rows, total=len(table), desc="texts", unit="clip", disable=None
-    ):
+    for source, title, tags, description, labels, record in bar(rows, total=len(table), description="texts"):
         if source == "nsynth":
             texts.append(nsynth_caption(record, rng))
         elif source == "fsd50k":

@@ -29,9 +29,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from haf_utils.folds import official_folds
+from haf_utils.progress import bar
 from haf_utils.taxonomy import CLASSES, TOP_LEVELS
 
 __all__ = [
@@ -164,7 +164,10 @@ def load_fsd50k(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
         info_file = root / "FSD50K.metadata" / f"{name}_clips_info_FSD50K.json"
         info = _read_json(info_file) if info_file.is_file() else {}
         fname = raw.fname.str.strip()
-        problems += [("no metadata", i, f"not in {info_file.name}") for i in fname if i not in info]
+        if info_file.is_file():
+            problems += [("no metadata", clip, f"not in {info_file.name}") for clip in fname if clip not in info]
+        else:
+            problems.append(("no metadata", "", f"{info_file} is absent: titles, tags and descriptions are empty"))
         table = _unlabelled(fname, fname.map(audio_files(root / f"FSD50K.{name}_audio")), "fsd50k")
         entries = [info.get(clip, {}) for clip in fname]
         for column in ("title", "description", "uploader", "license"):
@@ -183,6 +186,7 @@ def leaf_labels(smeared: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
 
     FSD50K's labels are smeared to the root of the AudioSet ontology, which is not shipped with it, so the hierarchy is
     read off the smearing itself: A is an ancestor of B if every clip with B also has A, and A is on more clips than B.
+    (In a subset of a few clips, two unrelated labels can look like that by chance.)
     """
     smeared = [tuple(dict.fromkeys(labels)) for labels in smeared]
     count = Counter(label for labels in smeared for label in labels)
@@ -235,7 +239,7 @@ def load_features(root: str | os.PathLike, sound_ids: Iterable[str]) -> tuple[np
             raise FileNotFoundError(f"{folder} is absent: unpack features.zip of the dataset into {root}")
         values = np.full((len(sound_ids), 512), np.nan, dtype=np.float32)
         lost = []
-        for row, sound_id in enumerate(tqdm(sound_ids, desc=f"{modality} embeddings", unit="clip", disable=None)):
+        for row, sound_id in enumerate(bar(sound_ids, description=f"{modality} embeddings")):
             try:
                 vector = np.load(folder / f"{sound_id}.npy", allow_pickle=False).reshape(-1)
                 if vector.shape != (512,) or not np.isfinite(vector).all():
@@ -276,10 +280,11 @@ def audio_files(folder: str | os.PathLike) -> dict[str, str]:
 
 
 def read_csv(path: str | os.PathLike) -> pd.DataFrame:
-    """A CSV file with a header -> table of str, "" where a field is empty. Quoted newlines and any length of field.
+    """A CSV file with a header -> table of str, "" where a field is empty or a row ends early.
 
-    A byte-order mark is dropped. Lines that are not UTF-8 are read as Latin-1, with a warning that names them, so that
-    no text is lost; their numbers are in ``attrs["not_utf8_rows"]``. Raises ValueError that names file and line.
+    Fields may hold quoted newlines and be of any length. A byte-order mark is dropped. Lines that are not UTF-8 are
+    read as Latin-1, with a warning that names them, so that no text is lost; their numbers are in
+    ``attrs["not_utf8_rows"]``. Raises ValueError that names file and line.
     """
     text, lines = _decode(Path(path))
     if lines:
@@ -292,10 +297,6 @@ def read_csv(path: str | os.PathLike) -> pd.DataFrame:
         raise ValueError(f"{path} is not a readable CSV table: {error}") from error
     table = rows.iloc[1:].reset_index(drop=True)
     table.columns = [str(name).strip() for name in rows.iloc[0]]
-    short = np.flatnonzero(table.isna().any(axis=1))
-    if len(short):
-        numbers = ", ".join(str(row + 1) for row in short[:10])
-        raise ValueError(f"{path}: {len(short)} rows have fewer fields than the header, first rows {numbers}")
     table.attrs["not_utf8_rows"] = lines
     return table
 
