@@ -23,7 +23,7 @@ __all__ = ["add_text", "freesound_text", "fsd50k_caption", "nsynth_caption", "pi
 
 MAX_WORDS = 200  # ours: CLAP reads 77 tokens, the metadata classifier gains nothing beyond
 MAX_CHARACTERS = 1_500  # for scripts that write no spaces
-_RAW_CHARACTERS = 20_000  # of a field that are looked at: descriptions of 100 kB exist
+_RAW_CHARACTERS = 10_000  # of a field that are looked at: descriptions of 100 kB exist
 
 _EXTENSION = re.compile(r"\s*\.(?:wave?|aiff?|aifc|flac|ogg|oga|opus|mp[234]|m4a|aac|wma|caf|amr|3gp)\b", re.I)
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<!--[^<>]*-->|\[/?(?:url|b|i|img|quote)\b[^\[\]]{0,300}\]", re.I)
@@ -44,24 +44,25 @@ _FORMAT = re.compile(
 )
 # Words that name a file or a recorder, never a sound. A title made of these and of numbers says nothing.
 _NAMELESS = frozenset(
-    """audio bwf clip copy dat dsc dscf dscn dr edirol edit file final gopr image img ls memo mix mov mvi new no number
-    olympus part pcm project rec recorded recorder recording sample samples session snd sound sounds soundfile ste take
-    tascam test tk track trk unknown unnamed untitled ver version vid video voicememo zoom""".split()
+    """audio aufnahme bwf clip copy dat dr dsc dscf dscn edirol edit file final gopr image img ls mah memo mix mov mvi
+    new no number olympus part pcm pict project rec recorded recorder recording sample samples session snd sound
+    soundfile sounds ste take tascam test tk track trk unknown unnamed untitled ver version vid video vn
+    voicememo ws zoom""".split()
 )
-_RECORDER = re.compile(r"^\W*(?:dsc[fn]?|dr|gopr|img|mov|mvi|rec|ste|tascam|track|vid|zoom)[\s-]*\d+", re.I)
+_RECORDER = re.compile(r"^\W*(?:dsc[fn]?|dr|gopr|img|mov|mvi|r-?09|rec|ste|tascam|track|vid|zoom)[\s-]*\d+", re.I)
 _EQUIPMENT = re.compile(
     r"""\b(?:zoom\W?h\d\w*|h[1-6]n|tascam|edirol|sennheiser|neumann|r[oø]de|akg|shure|schoeps|rycote|dpa|behringer|
     focusrite|motu|apogee|m-?audio|fostex|marantz|olympus|nagra|mixpre|sound\ devices|sm-?5[78]|u-?87|mkh\W?\d*|
     me-?6[67]|ls-?1\d|pcm[\s-]?[md]\d+|r-?0?9hr|dr-?\d{2}\w*|audio-?technica|audacity|ableton|cubase|pro\W?tools|reaper|
     garage\W?band|adobe\ audition|cool\ ?edit|sound\W?forge|fl\ studio|wavelab|logic\ (?:pro|\d)|iphone|ipad|android|
     smartphone|laptop|built-?in\ mic\w*|internal\ mics?|microphones?|mics?|webmic|pre-?amps?|condenser|handy\ recorder|
-    hand-?held\ recorder|voice\ recorder|digital\ recorder|field\ recorder|minidisc|\d+\W?bit|k?hz)\b""",
+    hand-?held\ recorder|voice\ recorder|digital\ recorder|field\ recorder|minidisc)\b""",
     re.I | re.X,
 )
 # "recorded with a ...": cut from here to the end of the sentence where a piece of equipment follows closely.
 _MADE_WITH = re.compile(
-    r"""[\s,;(]*(?:\b(?:is|was|were|has\ been|have\ been|it|i)\s+)*\b(?:recorded|captured|edited|processed|mastered|
-    normali[sz]ed|taken|made|created|converted|exported|mixed|produced|sampled|decoded)\s+(?:\w+\s+){0,6}?
+    r"""[\s,;(]{0,3}(?:\b(?:is|was|were|has\ been|have\ been|it|i)\s){0,3}\b(?:recorded|captured|edited|processed|
+    mastered|normali[sz]ed|taken|made|created|converted|exported|mixed|produced|sampled|decoded)\s(?:\w+\s){0,6}?
     (?:with|using|on|in|via|through|from|to|at)\b""",
     re.I | re.X,
 )
@@ -77,12 +78,13 @@ _BOILERPLATE = re.compile(
     if\ you\ (?:use|like|want|need)""",
     re.I | re.X,
 )
-_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=\W*\w)|(?<=[a-z][.!?])(?=[A-Z][a-z])|[\r\n]+|\s[•|*]+\s")
-_EMPTY_BRACKETS = re.compile(r"\(\W*\)|\[\W*\]|\{\W*\}")
+_SENTENCE = re.compile(r"(?<=[.!?])\s|(?<=[a-z][.!?])(?=[A-Z][a-z])|[\r\n]+|\s[•|*]+\s")
+_EMPTY_BRACKETS = re.compile(r"\(\W{0,20}\)|\[\W{0,20}\]|\{\W{0,20}\}")
 _CAMEL = re.compile(r"(?<=[a-z]{2})(?=[A-Z][a-z])|(?<=[A-Za-z]{3})(?=\d)")  # DoorClose4: three words
 _GLUE = re.compile(r"_+|(?<=\w)[-.~+]+(?=\w)")  # what file names put in place of a space
 _WORD = re.compile(r"[^\W\d_]+")
 _SPACES = re.compile(r"\s+")
+_BLANKS = re.compile(r"[^\S\r\n]+")
 _BEFORE_STOP = re.compile(r"\s+(?=[.,;!?)]+(?:\s|$))")
 _EMOTICON = re.compile(r"(?<!\w)[:;=]-?[()DPp](?!\w)")
 _CONTROL = re.compile(r"[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u2028-\u202e\u2060\ufeff]")
@@ -222,7 +224,7 @@ def _plain(field) -> str:
         text = _TAG.sub(" ", text)
     if "." in text or "://" in text:
         text = _LINK.sub(" ", text)
-    return _CONTROL.sub("", unicodedata.normalize("NFC", text))
+    return _BLANKS.sub(" ", _CONTROL.sub("", unicodedata.normalize("NFC", text)))
 
 
 def _clean_title(title) -> str:
@@ -256,7 +258,7 @@ def _clean_tags(tags, said: str) -> list[str]:
 def _clean_description(description) -> str:
     sentences = []
     for sentence in _SENTENCE.split(_plain(description)):
-        sentence = _EMOTICON.sub(" ", _FORMAT.sub(" ", sentence))
+        sentence = _EMOTICON.sub(" ", _FORMAT.sub(" ", sentence.replace("_", " ")))
         if _BOILERPLATE.search(sentence):
             continue
         if _EQUIPMENT.search(sentence):
