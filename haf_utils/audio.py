@@ -158,7 +158,7 @@ class AudioStore:
         self._offset = self.index["offset"].to_numpy(np.int64)
         self._frames = self.index["frames"].to_numpy(np.int64)
         file = self.folder / "samples.int16"
-        self._samples = np.memmap(file, np.int16, "r") if file.stat().st_size else np.zeros(0, np.int16)
+        self._samples = np.asarray(np.memmap(file, np.int16, "r")) if file.stat().st_size else np.zeros(0, np.int16)
 
     def __len__(self) -> int:
         return len(self.index)

@@ -1,0 +1,128 @@
+"""Train the mini CLAP, stand-in for LAION's 630k checkpoint: tokenizer and network, from nothing.
+
+    python data/train_clap_mini.py [--clips 12600] [--epochs 20] [--scratch build/clap-mini] [--out data/clap-mini]
+
+The clips come from the generator of the embedded dataset, but with another seed, other uploaders and wider recipe
+ranges. Their captions are what Freesound metadata says of them, a plain sentence, and keywords as AudioSet's labels
+are: title, kind of sound, name of the class. Stopped and started again, it goes on after the last finished epoch.
+"""
+
+import argparse
+import hashlib
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from make_mini import captioned_clips
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tqdm import tqdm
+
+from haf_utils.captions import freesound_text
+from haf_utils.clap import Clap, ClapNetwork, save_clap
+from haf_utils.pretraining import caption_group, pretrain, retrieval_scores
+from haf_utils.profiles import PROFILES, REPOSITORY, Pretraining
+from haf_utils.taxonomy import NAMES, TOP_NAMES
+
+SEED = 1000  # of the generator; embedded datasets have seeds below
+HELD_OUT = 600  # clips, the last drawn, on which retrieval is measured
+
+
+class Clips:
+    """Generated clips, kept in two files: all samples, and a line of JSON a clip."""
+
+    def __init__(self, folder: Path, count: int, sample_rate: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        done = folder / "clips.jsonl"
+        if not done.exists() or len(done.read_text().splitlines()) != count:
+            beside = folder / "clips.jsonl.tmp"
+            with open(folder / "samples.int16", "wb") as samples, open(beside, "w") as texts:
+                for clip, text in tqdm(captioned_clips(count, SEED, sample_rate=sample_rate), total=count):
+                    samples.write(clip.tobytes())
+                    texts.write(json.dumps({"frames": len(clip), **text}) + "\n")
+            beside.replace(done)
+        self.texts = pd.read_json(done, lines=True, dtype=False, convert_dates=False)
+        self.end = np.cumsum(self.texts["frames"].to_numpy())
+        self._samples = np.memmap(folder / "samples.int16", np.int16, "r")
+
+    def samples(self, sound_id: str) -> np.ndarray:
+        """int16 (n,) of a clip; its id is its number."""
+        number = int(sound_id)
+        return np.asarray(self._samples[self.end[number] - self.texts["frames"].iat[number] : self.end[number]])
+
+
+def captions(text) -> list[str]:
+    """What may be said of a clip: its metadata twice, a sentence and keywords once each."""
+    kind, code = text["recipe"], text["code"]
+    metadata = freesound_text(text["title"], text["tags"], text["description"])
+    keywords = f"{kind}, {NAMES[code].lower()}, {TOP_NAMES[code.split('-')[0]].lower()}"
+    return [metadata] * (2 if metadata else 0) + [f"The sound of {kind}.", keywords]
+
+
+def train_tokenizer(texts: list[str], vocabulary: int) -> Tokenizer:
+    """Byte-level BPE with RoBERTa's special tokens at RoBERTa's numbers, cased as RoBERTa is."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=2,
+        special_tokens=["<s>", "<pad>", "</s>", "<unk>", "<mask>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    return tokenizer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--clips", type=int, default=12_600)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--rate", type=float, default=7e-4)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and the order")
+    parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--scratch", type=Path, default=REPOSITORY / "build" / "clap-mini")
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "data" / "clap-mini")
+    options = parser.parse_args()
+    begin, config = time.perf_counter(), PROFILES["mini"].clap
+
+    clips = Clips(options.scratch, options.clips, config.audio.sample_rate)
+    table = pd.DataFrame(
+        {
+            "sound_id": [str(number) for number in range(options.clips)],
+            "source": "generator",
+            "captions": [captions(text) for text in clips.texts.to_dict("records")],
+        }
+    )
+    training, held_out = table[:-HELD_OUT], table[-HELD_OUT:]
+    tokenizer = train_tokenizer([text for each in training["captions"] for text in each], config.vocab_size)
+    tokenizer.enable_truncation(config.tokens)
+    torch.manual_seed(options.seed)
+    clap = Clap(ClapNetwork(config).to(options.device), tokenizer, torch.device(options.device), options.precision)
+
+    asked = [each[0] for each in held_out["captions"]]
+    heard = [clips.samples(sound_id) for sound_id in held_out["sound_id"]]
+    groups = np.array([caption_group(caption) for caption in asked])
+
+    def evaluate(current: Clap) -> dict[str, float]:
+        audio, text = current.embed_audio(heard, progress=False), current.embed_text(asked, progress=False)
+        return retrieval_scores(audio, text, groups)
+
+    settings = Pretraining(epochs=options.epochs, batch=options.batch, rate=options.rate, warmup=0.05, ema=0.998)
+    history = pretrain(
+        clap, training, {"generator": clips}, options.scratch, settings, seed=options.seed, evaluate=evaluate
+    )
+    save_clap(clap.network, tokenizer, options.out, half=True)
+    history.round(5).to_csv(options.out / "train.log", index=False)
+    digest = hashlib.sha256((options.out / "model.safetensors").read_bytes()).hexdigest()
+    print(f"{options.out}: {time.perf_counter() - begin:.0f} s, sha256 {digest}")
+
+
+if __name__ == "__main__":
+    main()

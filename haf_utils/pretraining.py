@@ -1,0 +1,307 @@
+"""Contrastive (continued) pretraining of CLAP on captioned clips, with negatives gathered over processes.
+
+The objective is CLAP's symmetric InfoNCE: in the similarity matrix of a batch, each clip must find its caption in its
+row (temperature `logit_scale_a`) and each caption its clip in its column (`logit_scale_t`). laion-clap knows two
+losses: by default one temperature serves both directions, with its optional "mlp loss" two further networks and the
+second temperature come in. Ours keeps the default's embeddings, which are the ones used later, and gives each
+direction its own temperature. The rates are ours; Adam's settings are laion-clap's.
+
+Everything drawn (order, captions, windows, dropout) follows from (seed, epoch) alone. So a run that was stopped goes on
+to the same weights, bit for bit on the CPU, as one that never was.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from haf_utils.audio import random_window
+from haf_utils.clap import Clap
+from haf_utils.ema import Ema
+from haf_utils.profiles import Pretraining
+from haf_utils.progress import bar, line
+from haf_utils.systems import ahead, clip_generator
+from haf_utils.torchvision_operators import provide_operators
+
+__all__ = ["contrastive_loss", "plan_epoch", "pretrain", "retrieval_scores"]
+
+_MAX_SCALE = math.log(100.0)  # CLIP and laion-clap clamp the temperatures here
+
+
+def contrastive_loss(
+    audio: torch.Tensor, text: torch.Tensor, scale_a: torch.Tensor, scale_t: torch.Tensor, groups: torch.Tensor
+) -> torch.Tensor:
+    """Symmetric InfoNCE of B pairs. audio, text: (B, D), L2-normalised; scale_a, scale_t: scalars, 1 / temperature.
+
+    `groups` (B,) int: pairs of one group say the same (a caption that occurs twice in the batch) and are not negatives
+    of each other. Scalar; log(B) where nothing has been learnt, 0 where every pair finds itself for certain.
+    """
+    similarity = audio @ text.T
+    same = groups[:, None] == groups[None, :]
+    same.fill_diagonal_(False)
+    target = torch.arange(len(audio), device=audio.device)
+    from_audio = F.cross_entropy((scale_a * similarity).masked_fill(same, -torch.inf), target)
+    from_text = F.cross_entropy((scale_t * similarity.T).masked_fill(same, -torch.inf), target)
+    return (from_audio + from_text) / 2
+
+
+def caption_group(caption: str) -> int:
+    """The same int64 for the same caption, up to case and surrounding space, in every process."""
+    digest = hashlib.blake2b(caption.strip().casefold().encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little", signed=True)
+
+
+def plan_epoch(sources: np.ndarray, batch: int, shares: Mapping[str, float], seed: int, epoch: int) -> np.ndarray:
+    """Rows of each batch of an epoch: int (steps, batch); no row occurs twice in an epoch.
+
+    sources: (N,) of str. shares: the share of every batch that is drawn from a source; sources without one share the
+    rest in proportion to their size. The epoch ends when a source is used up. Clips that do not fill a last batch wait
+    for another epoch, which has another order. Raises ValueError if not even one batch can be filled.
+    """
+    rng = clip_generator(seed, "order", epoch)
+    counts = {source: round(share * batch) for source, share in shares.items() if (sources == source).any()}
+    rest = np.flatnonzero(~np.isin(sources, list(counts)))
+    pools = [(rng.permutation(np.flatnonzero(sources == source)), count) for source, count in counts.items()]
+    if len(rest):
+        pools.append((rng.permutation(rest), batch - sum(counts.values())))
+    elif len(pools) == 1:  # nothing to mix it with
+        pools = [(pools[0][0], batch)]
+    if sum(count for _, count in pools) != batch or min(count for _, count in pools) < 0:
+        raise ValueError(f"shares {dict(shares)} do not fill a batch of {batch}")
+    steps = min(len(rows) // count for rows, count in pools if count)
+    if steps == 0:
+        raise ValueError(f"{len(sources)} captioned clips do not fill one batch of {batch} with the shares {shares}")
+    return np.concatenate([rows[: steps * count].reshape(steps, count) for rows, count in pools], axis=1)
+
+
+def check_captions(table: pd.DataFrame) -> None:
+    """Raises ValueError that names the first row without a usable caption or with a repeated sound_id."""
+    for column in ("sound_id", "source", "captions"):
+        if column not in table:
+            raise ValueError(f"the caption table has no column {column!r}: it needs sound_id, source and captions")
+    for row, captions in enumerate(table["captions"]):
+        if (
+            not isinstance(captions, (list, tuple))
+            or not captions
+            or not all(isinstance(caption, str) and caption.strip() for caption in captions)
+        ):
+            raise ValueError(
+                f"row {row} of the caption table (sound_id {table['sound_id'].iat[row]}) has no caption or an empty "
+                f"one: {captions!r}; leave such rows out first"
+            )
+
+
+def pretrain(
+    clap: Clap,
+    table: pd.DataFrame,
+    stores: Mapping[str, object],
+    folder,
+    settings: Pretraining,
+    seed: int = 0,
+    shares: Mapping[str, float] | None = None,
+    accumulate: int = 1,
+    evaluate: Callable[[Clap], dict[str, float]] | None = None,
+    fabric=None,
+    stop_after: int | None = None,
+) -> pd.DataFrame:
+    """Train `clap` in place on captioned clips; afterwards it holds the EMA weights. Returns a row an epoch.
+
+    table: sound_id, source, captions (list of str, one is drawn each time). stores: audio store of each source
+    (anything with ``samples(sound_id)``). folder: keeps ``resume.pt``, written beside and renamed after each epoch;
+    called again with the same arguments, training goes on from there. shares: as in `plan_epoch`. accumulate: batches
+    a step of the optimiser. evaluate: further columns of the history, from the EMA weights, after each epoch. fabric:
+    a launched Lightning Fabric; with several processes each takes its part of every batch and the negatives are
+    gathered over all. stop_after: stop after that many epochs in all, to go on later.
+
+    Raises ValueError for a table that cannot be used or a folder of other settings; FloatingPointError that names the
+    clips of the batch where the loss stopped being finite (the last epoch's checkpoint is kept).
+    """
+    check_captions(table)
+    fabric = _one_process(clap) if fabric is None else fabric
+    if settings.batch % fabric.world_size:
+        raise ValueError(f"batch={settings.batch} cannot be split over {fabric.world_size} processes")
+    shares = {"nsynth": settings.nsynth_share} if shares is None else dict(shares)
+    sources = table["source"].to_numpy()
+    steps = len(plan_epoch(sources, settings.batch, shares, seed, 0))
+
+    bare = clap.network
+    trained = [parameter for parameter in bare.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(trained, settings.rate, betas=(0.9, 0.99), eps=1e-6)  # laion-clap's
+    ema = Ema(bare, settings.ema)
+    network, optimizer = fabric.setup(bare, optimizer)
+    schedule = _schedule(steps // accumulate * settings.epochs, settings)
+    identity = _identity(table, settings, seed, shares, accumulate)
+    file = Path(folder) / "resume.pt"
+    history = _resume(file, identity, bare, optimizer, ema)
+
+    for epoch in range(len(history), min(settings.epochs, stop_after or settings.epochs)):
+        begin, losses = time.perf_counter(), []
+        plan = plan_epoch(sources, settings.batch, shares, seed, epoch)
+        plan = plan[: len(plan) // accumulate * accumulate]
+        part = np.array_split(np.arange(settings.batch), fabric.world_size)[fabric.global_rank]
+        batches = ahead(lambda rows, epoch=epoch: _batch(clap, table, stores, rows, seed, epoch), plan[:, part])
+        network.train()
+        with torch.random.fork_rng():
+            torch.manual_seed(int(clip_generator(seed, "dropout", epoch, fabric.global_rank).integers(2**63)))
+            total = len(plan)
+            quiet = fabric.global_rank > 0
+            for number, batch in enumerate(bar(batches, total=total, description=f"epoch {epoch + 1}", quiet=quiet)):
+                update = (number + 1) % accumulate == 0
+                with fabric.no_backward_sync(network, enabled=not update):
+                    loss = _loss(fabric, network, bare, batch, clap.device)
+                    if not torch.isfinite(loss):
+                        ids = table["sound_id"].iloc[plan[number]].tolist()
+                        raise FloatingPointError(
+                            f"the loss became {loss.item()} in epoch {epoch + 1}, batch {number + 1}, with the clips "
+                            f"{ids}; {file} holds the last good epoch. A smaller rate helps, if the clips are sound."
+                        )
+                    fabric.backward(loss / accumulate)
+                losses.append(loss.detach())
+                if update:
+                    step = epoch * (steps // accumulate) + number // accumulate
+                    for group in optimizer.param_groups:
+                        group["lr"] = settings.rate * schedule(step)
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    with torch.no_grad():
+                        bare.logit_scale_a.clamp_(0, _MAX_SCALE)
+                        bare.logit_scale_t.clamp_(0, _MAX_SCALE)
+                    ema.update(bare)
+        row = {
+            "epoch": epoch + 1,
+            "loss": torch.stack(losses).mean().item(),
+            "rate": optimizer.param_groups[0]["lr"],
+            "scale_a": bare.logit_scale_a.exp().item(),
+            "scale_t": bare.logit_scale_t.exp().item(),
+        }
+        if evaluate is not None:
+            row |= evaluate(dataclasses.replace(clap, network=ema.model))
+        row["seconds"] = time.perf_counter() - begin
+        history.append(row)
+        line(" ".join(f"{key} {value:.4g}" for key, value in row.items()), quiet=quiet)
+        if fabric.global_rank == 0:
+            _save(file, identity, bare, optimizer, ema, history)
+        fabric.barrier()
+    bare.load_state_dict(ema.model.state_dict())
+    bare.eval()
+    return pd.DataFrame(history)
+
+
+def _one_process(clap: Clap):
+    provide_operators()  # lightning imports torchvision
+    from lightning.fabric import Fabric
+
+    accelerator = {"cuda": "cuda", "mps": "mps"}.get(clap.device.type, "cpu")
+    devices = [clap.device.index or 0] if accelerator == "cuda" else 1
+    return Fabric(
+        accelerator=accelerator, devices=devices, precision="bf16-mixed" if clap.precision == "bf16" else "32-true"
+    )
+
+
+def _batch(clap: Clap, table: pd.DataFrame, stores: Mapping, rows: np.ndarray, seed: int, epoch: int):
+    """int16 windows (B, samples), tokens and caption groups (B,) of `rows`; what is drawn depends on clip and epoch."""
+    waveforms, captions = [], []
+    for row in rows:
+        sound_id, source = str(table["sound_id"].iat[row]), table["source"].iat[row]
+        rng = clip_generator(seed, "clip", epoch, source, sound_id)
+        choices = table["captions"].iat[row]
+        captions.append(choices[rng.integers(len(choices))])
+        waveforms.append(random_window(stores[source].samples(sound_id), clap.config.audio.window_samples, rng))
+    groups = torch.tensor([caption_group(caption) for caption in captions])
+    return torch.from_numpy(np.stack(waveforms)), clap.tokenize(captions), groups
+
+
+def _loss(fabric, network, bare, batch, device: torch.device) -> torch.Tensor:
+    waveforms, tokens, groups = batch
+    waveforms = waveforms.to(device, non_blocking=True).float() / 32767.0
+    ids, mask = (tokens[key].to(device, non_blocking=True) for key in ("input_ids", "attention_mask"))
+    audio, text = network(waveforms, ids, mask, augment=True)
+    groups = groups.to(device)
+    if fabric.world_size > 1:
+        audio, text = (fabric.all_gather(each, sync_grads=True).flatten(0, 1) for each in (audio, text))
+        groups = fabric.all_gather(groups).flatten()
+    return contrastive_loss(audio, text, bare.logit_scale_a.exp(), bare.logit_scale_t.exp(), groups)
+
+
+def _schedule(steps: int, settings: Pretraining) -> Callable[[int], float]:
+    warm = max(1, round(settings.warmup * steps))
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+    return factor
+
+
+def _identity(table: pd.DataFrame, settings: Pretraining, seed: int, shares: Mapping, accumulate: int) -> str:
+    """What a resumed run must agree on with the run that it continues."""
+    clips = pd.util.hash_pandas_object(table["sound_id"].astype(str) + "\n" + table["captions"].map("\n".join))
+    content = [dataclasses.asdict(settings), seed, dict(shares), accumulate, int(clips.sum()), len(table)]
+    return json.dumps(content, sort_keys=True)
+
+
+def _save(file: Path, identity: str, network, optimizer, ema: Ema, history: list[dict]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+    state = {
+        "identity": identity,
+        "network": network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "ema": ema.state_dict(),
+        "history": history,
+    }
+    try:
+        torch.save(state, beside)
+        os.replace(beside, file)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def _resume(file: Path, identity: str, network, optimizer, ema: Ema) -> list[dict]:
+    if not file.exists():
+        return []
+    state = torch.load(file, map_location="cpu", weights_only=True)
+    if state["identity"] != identity:
+        raise ValueError(f"{file} is of a run with other clips or settings: choose another folder or remove it")
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    ema.load_state_dict(state["ema"])
+    return state["history"]
+
+
+def retrieval_scores(audio: np.ndarray, text: np.ndarray, groups: np.ndarray | None = None) -> dict[str, float]:
+    """How well clips and captions find each other: R@1, R@5, R@10 and mAP@10, both ways, in [0, 1].
+
+    audio, text: (N, D) L2-normalised embeddings of N pairs. groups: (N,) ints; pairs of one group (the same caption)
+    are right answers for each other. Without it only the own partner is right. R@k counts queries with a right answer
+    among the k nearest; mAP@10 is the mean over queries of the precision at each right answer among the ten nearest,
+    divided by the number of right answers that could be there (DCASE's language-based retrieval).
+    """
+    groups = np.arange(len(audio)) if groups is None else np.asarray(groups)
+    scores = {}
+    for name, queries, items in (("audio_to_text", audio, text), ("text_to_audio", text, audio)):
+        hits, possible = [], []
+        for first in range(0, len(queries), 1024):
+            similarity = queries[first : first + 1024] @ items.T
+            nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :10]
+            own = groups[first : first + 1024, None]
+            hits.append(groups[nearest] == own)
+            possible.append((groups[None] == own).sum(1))
+        hits, possible = np.concatenate(hits), np.concatenate(possible)
+        for k in (1, 5, 10):
+            scores[f"{name}_R@{k}"] = float(hits[:, :k].any(1).mean())
+        precision = np.cumsum(hits, axis=1) / np.arange(1, hits.shape[1] + 1)
+        scores[f"{name}_mAP@10"] = float(((precision * hits).sum(1) / np.minimum(possible, 10)).mean())
+    return scores
