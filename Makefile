@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 DATA ?=
 EXTRA ?=
 EVALUATION ?=
+FSD50K ?=
+NSYNTH ?=
 PROFILE ?= mini
 DEVICE ?= cpu
 RUNS ?= runs
@@ -19,6 +21,7 @@ help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 	@echo
 	@echo "make run [DATA=folder in BSD10k layout] [EXTRA=BSD35k-CS] [EVALUATION=evaluation set]"
+	@echo "         [FSD50K=folder] [NSYNTH=folder of nsynth-<split> folders]"
 	@echo "         [PROFILE=mini|full] [DEVICE=cpu|cuda] [RUNS=runs] [SCRATCH=folder for audio stores]"
 
 $(VENV)/.installed: requirements.txt pyproject.toml
@@ -35,6 +38,7 @@ install: $(VENV)/.installed  ## build .venv from the pinned requirements
 
 run: install  ## the main job: dataset, notebooks, results table (6 minutes on two cores)
 	@$(BIN)/python -m haf_utils.pipeline --data "$(DATA)" --extra "$(EXTRA)" --evaluation "$(EVALUATION)" \
+		--fsd50k "$(FSD50K)" --nsynth "$(NSYNTH)" \
 		--profile "$(PROFILE)" --device "$(DEVICE)" --runs "$(RUNS)" --scratch "$(SCRATCH)" $(ARGS)
 
 test: install  ## the tests (8 minutes on two cores)

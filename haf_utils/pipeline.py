@@ -27,6 +27,8 @@ from haf_utils.workspace import Workspace, workspace
 
 __all__ = ["main"]
 
+_NEEDS = {"03": ("fsd50k", "nsynth")}  # a notebook is left out where it has none of the datasets that it needs
+
 
 def _digest(notebook: Path, parameters: dict, before: str) -> str:
     """What a notebook's result depends on: its code, the package, the parameters, the data, the notebooks before."""
@@ -112,6 +114,10 @@ def _run_all(space: Workspace, notebooks: list[Path], wanted: list[str], fresh: 
     for notebook in notebooks:
         before = _digest(notebook, parameters, before)
         if wanted and not any(notebook.name.startswith(number) for number in wanted):
+            continue
+        needs = _NEEDS.get(notebook.name[:2], ())
+        if needs and not any(parameters[name] for name in needs):
+            print(f"{notebook.stem:<24} left out: it needs {' or '.join(f'--{name}' for name in needs)}", flush=True)
             continue
         output = root / "notebooks" / notebook.name
         if state.get(notebook.name, {}).get("digest") == before and output.is_file():
