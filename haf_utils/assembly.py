@@ -74,7 +74,8 @@ def _text_order(config: FinetuneConfig, corpus: Corpus) -> np.ndarray:
 
 
 def _cached(config, corpus: Corpus, source: str, digests: dict, order: np.ndarray) -> CachedInputs:
-    audio, text = embeddings(corpus, source, config.seed, config.profile, _cache_file(config, digests), config.device)
+    seed = config.seed if source == "random" else 0  # a checkpoint embeds the same for every seed: one copy in memory
+    audio, text = embeddings(corpus, source, seed, config.profile, _cache_file(config, digests), config.device)
     on_device = [torch.from_numpy(np.ascontiguousarray(a)).to(config.device) for a in (audio, text[order])]
     return CachedInputs(*on_device, torch.from_numpy(corpus.presence[order]).to(config.device))
 

@@ -131,6 +131,8 @@ def check(config: FinetuneConfig) -> None:
             f"device={config.device!r} asks for a GPU, but this PyTorch sees {torch.cuda.device_count()}: "
             "pass device='cpu', or install a CUDA build of PyTorch"
         )
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device={config.device!r} asks for an Apple GPU, and there is none: pass device='cpu'")
 
 
 def resolve(config: FinetuneConfig) -> FinetuneConfig:

@@ -48,7 +48,10 @@ class Corpus:
     @property
     def presence(self) -> np.ndarray:
         """(N,) float32: 1 where the clip has a usable text, 0 where it has none."""
-        return (self.table["text"] != "").to_numpy(np.float32)
+        present = (self.table["text"] != "").to_numpy(np.float32)
+        if self.features is not None:  # a text whose embedding was not shipped is of no use
+            present *= self.features[1].any(axis=1)
+        return present
 
     def samples(self, row: int) -> np.ndarray:
         """int16 mono samples (n,) of the clip in `row`: a view into the memory-mapped store."""
@@ -75,7 +78,7 @@ class Corpus:
         origin, uploader = self.table["origin"].to_numpy(), self.table["uploader"].to_numpy()
         crowd = origin == "bsd35k-cs"
         if split == "uploader":
-            held_out = set(uploader[np.isin(part, ("validation", "test"))])
+            held_out = set(uploader[np.isin(part, ("validation", "test"))]) - {""}  # "": nobody knows whose
             crowd &= ~np.isin(uploader, list(held_out))
         part[crowd] = "train"
         part[origin == "evaluation"] = "evaluation"

@@ -70,13 +70,13 @@ def targets(labels: torch.Tensor, kind: str, smoothing: float = 0.1) -> torch.Te
     return uniform_targets(labels, smoothing) if kind == "uniform" else hierarchical_targets(labels, smoothing)
 
 
-def soft_cross_entropy(logits: torch.Tensor, target: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-    """Mean over the batch of -sum(target * log softmax(logits)); `weights` (B,) >= 0 weigh clips.
+def soft_cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """-sum(target * log softmax(logits)) over the batch, divided by the sum of `target`: the mean over its clips.
 
-    logits, target (B, C) -> scalar. Computed in float32, whatever the precision of the network.
+    logits, target (B, C) -> scalar. A clip of weight w has a target row that sums to w, so that mixup, which blends
+    targets, blends weights as well. Computed in float32, whatever the precision of the network.
     """
-    losses = -(target * F.log_softmax(logits.float(), dim=-1)).sum(-1)
-    return losses.mean() if weights is None else (losses * weights).sum() / weights.sum()
+    return -(target * F.log_softmax(logits.float(), dim=-1)).sum() / target.sum()
 
 
 def top_level(probabilities: torch.Tensor) -> torch.Tensor:
@@ -85,11 +85,11 @@ def top_level(probabilities: torch.Tensor) -> torch.Tensor:
 
 
 def top_level_cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy between top-level target and top-level posterior, both sums over leaves; scalar.
+    """Cross-entropy between top-level target and top-level posterior, both sums over leaves; scalar, as above.
 
     An auxiliary loss, off by default: the report considers the top level through its targets alone.
     """
     log_posterior = F.log_softmax(logits.float(), dim=-1)
     # log of a sum of posteriors, without leaving the log domain
     groups = [torch.logsumexp(log_posterior[:, _PARENT == parent], dim=-1) for parent in range(len(TOP_LEVELS))]
-    return -(top_level(target) * torch.stack(groups, dim=-1)).sum(-1).mean()
+    return -(top_level(target) * torch.stack(groups, dim=-1)).sum() / target.sum()

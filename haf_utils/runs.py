@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,12 +105,15 @@ def read_predictions(path: Path | str) -> dict[str, Predictions]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise RunError(f"{path} cannot be read ({error}): delete its run folder and train again") from error
     if tuple(arrays.get("classes", ())) != CLASSES:
         raise RunError(f"{path} was written for another taxonomy: its classes are {list(arrays.get('classes', []))}")
     parts = [name.removesuffix("_ids") for name in arrays if name.endswith("_ids")]
     fields = ("ids", "labels", "posteriors", "plain", "weights")
+    missing = [f"{part}_{name}" for part in parts for name in fields if f"{part}_{name}" not in arrays]
+    if missing:
+        raise RunError(f"{path} lacks {', '.join(missing)}: delete its run folder and train again")
     return {part: Predictions(*(arrays[f"{part}_{name}"] for name in fields)) for part in parts}
 
 
@@ -132,14 +136,22 @@ def load_run(folder: Path | str) -> Run:
         )
     return Run(
         folder=folder,
-        config=json.loads((folder / "config.json").read_text("utf-8")),
-        split=pd.read_csv(folder / "split.csv", dtype=str),
-        history=pd.read_csv(folder / "history.csv"),
+        config=_read(folder / "config.json", lambda path: json.loads(path.read_text("utf-8"))),
+        # sound_ids are no numbers, and "NA" may be one
+        split=_read(folder / "split.csv", lambda path: pd.read_csv(path, dtype=str, keep_default_na=False)),
+        history=_read(folder / "history.csv", pd.read_csv),
         predictions=read_predictions(folder / "predictions.npz"),
-        metrics=json.loads((folder / "metrics.json").read_text("utf-8")),
+        metrics=_read(folder / "metrics.json", lambda path: json.loads(path.read_text("utf-8"))),
     )
 
 
+def _read(path: Path, read: Callable[[Path], object]):
+    try:
+        return read(path)
+    except ValueError as error:  # pandas' and json's errors are ValueErrors
+        raise RunError(f"{path} is damaged ({error}): delete its run folder and train again") from error
+
+
 def list_runs(folder: Path | str) -> list[Run]:
-    """All finished runs directly under `folder`, sorted by name."""
-    return [load_run(path) for path in sorted(Path(folder).iterdir()) if path.is_dir() and finished(path)]
+    """All finished runs directly under `folder`, sorted by name; none where there is no such folder yet."""
+    return [load_run(path) for path in sorted(Path(folder).glob("*")) if path.is_dir() and finished(path)]

@@ -54,10 +54,14 @@ class TextAuxClassifier(nn.Module):
         return Output(self.classifier(latent), torch.stack([1 - text_share, text_share], dim=1))
 
     def auxiliary_loss(self, features: Features, target: torch.Tensor) -> torch.Tensor:
-        """Scalar: what the texts add to the classification loss; a clip counts by the presence of its text."""
+        """Scalar: what the texts add to the classification loss; a clip counts by the presence of its text.
+
+        target (B, 23): a row sums to the weight of its clip, as for `losses.soft_cross_entropy`.
+        """
         text = self.text(features.text)
         losses = -(target * F.log_softmax(self.text_classifier(text).float(), dim=-1)).sum(-1)
         # The text latent is the teacher: the alignment moves the audio latent only.
         alignment = 1 - F.cosine_similarity(self.audio(features.audio), text.detach(), dim=-1)
-        per_clip = self.text_weight * losses + self.alignment_weight * alignment
-        return (per_clip * features.presence).sum() / features.presence.sum().clamp(min=1)
+        weights = target.sum(-1)
+        per_clip = self.text_weight * losses + self.alignment_weight * weights * alignment
+        return (per_clip * features.presence).sum() / (weights * features.presence).sum().clamp(min=1)

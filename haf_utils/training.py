@@ -110,8 +110,13 @@ def _record(config: FinetuneConfig, digests: dict) -> dict:
 def _reusable(folder: Path, record: dict, quiet: bool) -> bool:
     """Whether `folder` holds this very run, finished. Clears it where data, checkpoint or package version changed."""
     if not (folder / "config.json").is_file():
+        (folder / "resume.pt").unlink(missing_ok=True)  # nobody knows whose
         return False
-    known = json.loads((folder / "config.json").read_text("utf-8"))
+    try:
+        known = json.loads((folder / "config.json").read_text("utf-8"))
+        known["config"], known["digests"], known["versions"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{folder / 'config.json'} is damaged ({error}): delete the folder and train again") from error
     differing = [
         f"{name}: {known['config'].get(name)!r} there, {value!r} here"
         for name, value in record["config"].items()

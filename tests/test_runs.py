@@ -1,0 +1,135 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from haf_utils.runs import (
+    Predictions,
+    RunError,
+    finished,
+    list_runs,
+    load_run,
+    read_predictions,
+    write_beside,
+    write_json,
+    write_predictions,
+)
+from haf_utils.taxonomy import CLASSES
+
+
+def predictions(clips=5, views=3, seed=0):
+    rng = np.random.default_rng(seed)
+    posteriors = rng.dirichlet(np.ones(23), (views, clips))
+    return Predictions(
+        ids=np.array([f"clip {i} ü" for i in range(clips)]),
+        labels=rng.integers(0, 23, clips),
+        posteriors=posteriors,
+        plain=posteriors[0],
+        weights=rng.dirichlet(np.ones(2), clips),
+    )
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "haf-head_f0_s0"
+    write_json(folder / "config.json", {"config": {"seed": 0}, "digests": {}, "versions": {}})
+    pd.DataFrame({"sound_id": ["007"], "part": ["test"]}).to_csv(folder / "split.csv", index=False)
+    pd.DataFrame({"epoch": [1], "loss": [3.0]}).to_csv(folder / "history.csv", index=False)
+    write_predictions(folder / "predictions.npz", {"validation": predictions(3), "test": predictions()})
+    write_json(folder / "metrics.json", {"test": {"hF": 0.5}})
+    return folder
+
+
+def test_what_is_written_is_read(run):
+    loaded, expected = load_run(run), predictions()
+    assert loaded.name == "haf-head_f0_s0" and loaded.config["config"]["seed"] == 0
+    assert loaded.split["sound_id"].tolist() == ["007"]  # an id is no number
+    assert set(loaded.predictions) == {"validation", "test"}
+    test = loaded.part("test")
+    assert test.ids.tolist() == expected.ids.tolist() and (test.labels == expected.labels).all()
+    for field in ("posteriors", "plain", "weights"):
+        np.testing.assert_allclose(getattr(test, field), getattr(expected, field), atol=1e-7)
+    np.testing.assert_allclose(test.probabilities, expected.posteriors.mean(0), atol=1e-7)
+    with pytest.raises(RunError, match="no predictions for 'evaluation', only for validation, test"):
+        loaded.part("evaluation")
+
+
+@pytest.mark.parametrize("name", ["config.json", "split.csv", "history.csv", "predictions.npz", "metrics.json"])
+def test_a_half_written_run_says_what_it_lacks(run, name):
+    (run / name).unlink()
+    with pytest.raises(RunError, match=f"not a finished run, it lacks {name}.*goes on from where it stopped"):
+        load_run(run)
+
+
+def test_no_folder_at_all(tmp_path):
+    with pytest.raises(RunError, match="there is no run folder"):
+        load_run(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("keep", [0, 10, 0.5, -1])
+def test_damaged_predictions(run, keep):
+    file = run / "predictions.npz"
+    data = file.read_bytes()
+    file.write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
+    with pytest.raises(RunError, match="predictions.npz.*cannot be read"):
+        load_run(run)
+
+
+def test_predictions_that_lack_an_array(run):
+    with np.load(run / "predictions.npz") as file:
+        arrays = {name: values for name, values in file.items() if name != "test_plain"}
+    np.savez(run / "predictions.npz", **arrays)
+    with pytest.raises(RunError, match="predictions.npz.*test_plain"):
+        load_run(run)
+
+
+def test_another_taxonomy(run):
+    with np.load(run / "predictions.npz") as file:
+        arrays = dict(file)
+    for classes in (np.array(CLASSES[::-1]), np.array(["dog", "cat"])):
+        np.savez(run / "predictions.npz", **(arrays | {"classes": classes}))
+        with pytest.raises(RunError, match="another taxonomy"):
+            load_run(run)
+    del arrays["classes"]
+    np.savez(run / "predictions.npz", **arrays)
+    with pytest.raises(RunError, match="another taxonomy"):
+        load_run(run)
+
+
+def test_pickles_are_refused(run):
+    np.savez(run / "predictions.npz", classes=np.array(CLASSES), test_ids=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(RunError, match="cannot be read"):
+        read_predictions(run / "predictions.npz")
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.json", "history.csv", "split.csv"])
+def test_a_file_cut_to_nothing_is_named(run, name):
+    (run / name).write_text("")
+    with pytest.raises(RunError, match=name):
+        load_run(run)
+
+
+def test_only_finished_runs_are_listed(run):
+    other = run.with_name("b")
+    other.mkdir()
+    (run.parent / "a file").write_text("")
+    assert not finished(other) and finished(run)
+    assert [found.name for found in list_runs(run.parent)] == [run.name]
+    write_json(other / "metrics.json", {})
+    with pytest.raises(RunError, match="b is not a finished run"):
+        list_runs(run.parent)
+    assert list_runs(run.parent / "no such folder") == []
+
+
+def test_a_failing_write_leaves_the_old_file(tmp_path):
+    write_json(tmp_path / "a.json", {"x": "ü"})
+
+    def fail(path):
+        path.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_beside(tmp_path / "a.json", fail)
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"x": "ü"}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
