@@ -25,7 +25,7 @@ MAX_WORDS = 200  # ours: CLAP reads 77 tokens, the metadata classifier gains not
 MAX_CHARACTERS = 1_500  # for scripts that write no spaces
 _RAW_CHARACTERS = 10_000  # of a field that are looked at: descriptions of 100 kB exist
 
-_EXTENSION = re.compile(r"\s*\.(?:wave?|aiff?|aifc|flac|ogg|oga|opus|mp[234]|m4a|aac|wma|caf|amr|3gp)\b", re.I)
+_EXTENSION = re.compile(r"\s{0,3}\.(?:wave?|aiff?|aifc|flac|ogg|oga|opus|mp[234]|m4a|aac|wma|caf|amr|3gp)\b", re.I)
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<!--[^<>]*-->|\[/?(?:url|b|i|img|quote)\b[^\[\]]{0,300}\]", re.I)
 _LINK = re.compile(
     r"(?:https?|ftp)://\S+|\bwww\.\S+|\b[\w.+-]{1,64}@[\w-]{1,64}(?:\.[\w-]{1,64}){0,3}\.[a-z]{2,8}\b"
@@ -50,15 +50,16 @@ _NAMELESS = frozenset(
     voicememo ws zoom""".split()
 )
 _RECORDER = re.compile(r"^\W*(?:dsc[fn]?|dr|gopr|img|mov|mvi|r-?09|rec|ste|tascam|track|vid|zoom)[\s-]*\d+", re.I)
-_EQUIPMENT = re.compile(
-    r"""\b(?:zoom\W?h\d\w*|h[1-6]n|tascam|edirol|sennheiser|neumann|r[oø]de|akg|shure|schoeps|rycote|dpa|behringer|
-    focusrite|motu|apogee|m-?audio|fostex|marantz|olympus|nagra|mixpre|sound\ devices|sm-?5[78]|u-?87|mkh\W?\d*|
-    me-?6[67]|ls-?1\d|pcm[\s-]?[md]\d+|r-?0?9hr|dr-?\d{2}\w*|audio-?technica|audacity|ableton|cubase|pro\W?tools|reaper|
-    garage\W?band|adobe\ audition|cool\ ?edit|sound\W?forge|fl\ studio|wavelab|logic\ (?:pro|\d)|iphone|ipad|android|
-    smartphone|laptop|built-?in\ mic\w*|internal\ mics?|microphones?|mics?|webmic|pre-?amps?|condenser|handy\ recorder|
-    hand-?held\ recorder|voice\ recorder|digital\ recorder|field\ recorder|minidisc)\b""",
-    re.I | re.X,
-)
+# Makers and programs: a tag or a short sentence with one of these is about equipment.
+_BRANDS = r"""zoom\W?h\d\w*|h[1-6]n|tascam|edirol|roland\W?r\W{0,2}\d+|sennheiser|neumann|r[oø]de\W?(?:nt|vid|m)\w*|akg|
+    shure|schoeps|rycote|dpa|behringer|focusrite|motu|apogee|m-?audio|fostex|marantz|olympus|nagra|mixpre|
+    sound\ devices|sm-?5[78]|u-?87|mkh\W?\d*|me-?6[67]|ls-?1\d|pcm[\s-]?[md]\d+|r-?0?9hr|dr-?\d{2}\w*|audio-?technica|audacity|ableton|
+    cubase|pro\W?tools|garage\W?band|adobe\ audition|cool\ ?edit|sound\W?forge|fl\ studio|wavelab|logic\ (?:pro|\d)|
+    built-?in\ mic\w*|internal\ mics?|handy\ recorder|hand-?held\ recorder|(?:voice|digital|field)\ recorder"""
+# Things that also make sounds: equipment only after "recorded with".
+_DEVICES = r"iphone|ipad|android|smart\W?phone|laptop|microphones?|mics?|webmic|pre-?amps?|condenser|minidisc|reaper"
+_BRAND = re.compile(rf"\b(?:{_BRANDS})\b", re.I | re.X)
+_EQUIPMENT = re.compile(rf"\b(?:{_BRANDS}|{_DEVICES})\b", re.I | re.X)
 # "recorded with a ...": cut from here to the end of the sentence where a piece of equipment follows closely.
 _MADE_WITH = re.compile(
     r"""[\s,;(]{0,3}(?:\b(?:is|was|were|has\ been|have\ been|it|i)\s){0,3}\b(?:recorded|captured|edited|processed|
@@ -73,7 +74,8 @@ _BOILERPLATE = re.compile(
     please\ (?:\w+\ )?(?:credit|rate|comment|let|mention|tell|leave|give|send|check|visit|e?-?mail|do\ not|don)|
     commercial(?:ly)?\ (?:use|project)|permission|donat(?:e|ion)|paypal|patreon|subscribe|follow\ me|
     my\ (?:web\ ?site|channel|youtube|soundcloud|facebook|other\ sounds|profile|blog|page)|let\ me\ know|
-    thank(?:s|\ you)|hope\ (?:you|this|it)|check\ (?:out|my)|more\ (?:sounds|recordings|samples)\ (?:at|on|from|by)|
+    thank(?:s|\ you)|hope\ (?:you|this|it)|check\ (?:out|my)|more\ (?:sounds|recordings|samples|at)\b|
+    ^\W*part\ of\ (?:a|the|my)\ (?:\w+\ )?pack|visit\ my|
     for\ more\b.*\bsee\b|^\W*enjoy\W*$|have\ fun\W*$|use\ (?:it|this|them)\ (?:for|in|as|however|freely)|
     if\ you\ (?:use|like|want|need)""",
     re.I | re.X,
@@ -249,7 +251,7 @@ def _clean_tags(tags, said: str) -> list[str]:
     for tag in _plain(tags).split(","):
         tag = _SPACES.sub(" ", _GLUE.sub(" ", tag)).strip(_TRAILING)
         words = _words(tag)
-        if words - known and not _EQUIPMENT.search(tag):
+        if words - known and not _BRAND.search(tag):
             kept.append(tag)
             known |= words
     return kept
@@ -261,15 +263,13 @@ def _clean_description(description) -> str:
         sentence = _EMOTICON.sub(" ", _FORMAT.sub(" ", sentence.replace("_", " ")))
         if _BOILERPLATE.search(sentence):
             continue
-        if _EQUIPMENT.search(sentence):
-            sentence = _without_equipment(sentence)
-            left = _EQUIPMENT.findall(sentence)
-            count = len(_WORD.findall(sentence))
-            # What remains is a list of gear, or the stump of "The sound was recorded with ...".
-            if count < 3 or (left and count < 8 * len(left)):
-                continue
+        told = _without_equipment(sentence)
+        count, brands = len(_WORD.findall(told)), len(_BRAND.findall(told))
+        # What is left is the stump of "The sound was recorded with ...", or a list of equipment.
+        if (told != sentence and count < 3) or count < 8 * brands:
+            continue
         sentence = (
-            _BEFORE_STOP.sub("", _SPACES.sub(" ", _EMPTY_BRACKETS.sub(" ", sentence)))
+            _BEFORE_STOP.sub("", _SPACES.sub(" ", _EMPTY_BRACKETS.sub(" ", told)))
             .lstrip(_TRAILING)
             .rstrip(" ,;:-–—_|+~*=<>")
         )

@@ -8,8 +8,8 @@ Every loader returns one pandas table with a row a clip and, in this order, the 
 
 and after them what only one source has: `license` (BSD, FSD50K), `set` (BSD10k v1.0), `labels` (FSD50K: tuple of str,
 leaf-most), `record` (NSynth: dict) and `part` (FSD50K, NSynth: the publisher's own split). ``table.attrs`` holds plain
-facts about the reading: ``source_file``, ``dropped`` (code -> rows that are not part of the task), ``absent_columns``
-and ``problems``, a list of (category, sound_id, message).
+facts about the reading: ``source_file``, ``dropped`` (code -> rows that are not part of the task), ``dropped_ids``,
+``absent_columns`` and ``problems``, a list of (category, sound_id, message).
 
 With ``strict=True`` a problem that would put wrong rows into an experiment (a class outside the taxonomy, an id that
 occurs twice) is a ValueError that names the rows. With ``strict=False``, which `haf_utils.validation` uses, it is only
@@ -110,6 +110,7 @@ def load_bsd(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
         raw[column] = raw[column].str.strip()
     outside_task = raw["class"].str.endswith("-other") | raw["class"].isin(TOP_LEVELS)
     dropped = raw.loc[outside_task, "class"].value_counts().to_dict()
+    dropped_ids = raw.loc[outside_task, "sound_id"].to_list()
     rows = raw[~outside_task]
     label = rows["class"].map({code: label for label, code in enumerate(CLASSES)}).fillna(-1).astype(np.int64)
     problems = [
@@ -132,7 +133,9 @@ def load_bsd(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
         | {extra: rows[extra] for extra in ("license", "set") if extra in rows}
     )
     absent = [column for column in ("confidence", "license", "description") if column not in raw]
-    return _finish(table, file, strict, problems, raw.attrs, dropped=dropped, absent_columns=absent)
+    return _finish(
+        table, file, strict, problems, raw.attrs, dropped=dropped, dropped_ids=dropped_ids, absent_columns=absent
+    )
 
 
 def load_evaluation(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
@@ -186,12 +189,18 @@ def leaf_labels(smeared: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
 
     FSD50K's labels are smeared to the root of the AudioSet ontology, which is not shipped with it, so the hierarchy is
     read off the smearing itself: A is an ancestor of B if every clip with B also has A, and A is on more clips than B.
-    (In a subset of a few clips, two unrelated labels can look like that by chance.)
+    Where both are on the same clips, two or more, A is the ancestor if it always stands after B: FSD50K lists labels
+    from leaf to root. (In a subset of a few clips, two unrelated labels can look like that by chance.)
     """
     smeared = [tuple(dict.fromkeys(labels)) for labels in smeared]
     count = Counter(label for labels in smeared for label in labels)
     together = Counter((a, b) for labels in smeared for a in labels for b in labels if a != b)
-    ancestor_of = {(a, b) for (a, b), clips in together.items() if clips == count[b] and count[a] > count[b]}
+    after = Counter((a, b) for labels in smeared for i, a in enumerate(labels) for b in labels[:i])
+    ancestor_of = {
+        (a, b)
+        for (a, b), clips in together.items()
+        if clips == count[b] and (count[a] > clips or after[a, b] == clips > 1)
+    }
     return [tuple(a for a in labels if not any((a, b) in ancestor_of for b in labels)) for labels in smeared]
 
 

@@ -128,8 +128,9 @@ def validate(root: str | os.PathLike, workers: int = 2, manifest: str | os.PathL
 
     listed = clips[clips.path.notna()]
     named = set(listed.path)
+    left_out = set(clips.attrs.get("dropped_ids", ()))
     for folder in sorted({root / "audio", *(Path(path).parent for path in named)}):
-        extra = {name: path for name, path in audio_files(folder).items() if path not in named}
+        extra = {name: path for name, path in audio_files(folder).items() if path not in named and name not in left_out}
         findings += [("not listed", name, path) for name, path in extra.items()]
     if len(listed):
         findings += [("missing", clip, "no recording") for clip in clips.sound_id[clips.path.isna()]]

@@ -81,6 +81,9 @@ def test_missing_values_of_tables():
         ("Recorded with Zoom H1 @44 kHz 16 bit Stereo", ""),
         ("Birds, 44.1kHz 24 bit", "Birds"),
         ("Recorded in Seville at night", "Recorded in Seville at night"),
+        ("Tapping on a microphone", "Tapping on a microphone"),
+        ("He rode the laptop, reaper and android", "He rode the laptop, reaper and android"),
+        ("Rain. Part of a pack. More sounds in the same pack.", "Rain."),
         ("8 bit game sound", "8 bit game sound"),
         ("So funny :) ... enjoy!", "So funny..."),
         ("Дождь на крыше. 屋根の雨", "Дождь на крыше. 屋根の雨"),
@@ -97,9 +100,9 @@ def test_tags_of_equipment_go():
 
 def test_long_texts_are_bounded_and_quick():
     long = "<a <b &lt; word_" * 10_000 + "recorded " * 10_000 + "a@" * 10_000 + "a." * 10_000
-    start = time.perf_counter()
+    start = time.process_time()
     text = freesound_text(long, long, long)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     assert len(text.split()) <= MAX_WORDS and len(text) <= MAX_CHARACTERS
     assert len(freesound_text("", "", "雨" * 100_000)) <= MAX_CHARACTERS
     for evil in (
@@ -113,9 +116,9 @@ def test_long_texts_are_bounded_and_quick():
         "recorded a " * 2_000,
         "[b" * 9_999,
     ):
-        start = time.perf_counter()
+        start = time.process_time()
         freesound_text(evil, evil, evil)
-        assert time.perf_counter() - start < 2, evil[:20]
+        assert time.process_time() - start < 2, evil[:20]
 
 
 @settings(max_examples=150, deadline=None)
@@ -224,8 +227,8 @@ def test_real_texts():
     for leftover in ("http", "<a", "rel=", "&gt;", "nofollow", ".wav.", "_", "Zoom H", "Please Credit"):
         assert sum(leftover in text for text in table.text) <= 1, leftover
     assert "església" in joined and "Estació de França" in joined
-    start = time.perf_counter()
+    start = time.process_time()
     table = add_text(load(need_shared("bsd10k_v1.0")))
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
     assert (table.text == "").sum() == 0
     assert (add_text(load(need_shared("real_audio"))).text != "").all()

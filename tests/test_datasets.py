@@ -84,6 +84,7 @@ def test_bsd35k_drops_and_counts_what_is_not_part_of_the_task(tmp_path, capsys):
     table = load(make_bsd(tmp_path, [bsd_row(str(i), code) for i, code in enumerate(codes)], name="BSD35k-CS"))
     assert list(table.sound_id) == ["2"] and set(table.source) == {"bsd35k-cs"}
     assert table.attrs["dropped"] == {"fx-other": 2, "m": 1, "ss-other": 1}
+    assert table.attrs["dropped_ids"] == ["0", "1", "3", "4"]
     assert table[table.label > 0].attrs["dropped"] == table.attrs["dropped"]
     assert capsys.readouterr() == ("", "")
 
@@ -152,6 +153,9 @@ def test_fsd50k_of_one_part_without_metadata(tmp_path):
 def test_leaf_labels_keeps_labels_that_only_sometimes_go_together():
     smeared = [("Guitar", "Music"), ("Drum", "Music"), ("Guitar", "Drum", "Music"), ("Music",)]
     assert leaf_labels(smeared) == [("Guitar",), ("Drum",), ("Guitar", "Drum"), ("Music",)]
+    twice = ("Drill", "Tools")
+    assert leaf_labels([twice, twice]) == [("Drill",)] * 2
+    assert leaf_labels([twice]) == [twice]
     assert leaf_labels([("A", "A")]) == [("A",)] and leaf_labels([]) == []
 
 
