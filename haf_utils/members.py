@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from haf_utils.config import FinetuneConfig
 from haf_utils.datasets import load_bsd
@@ -26,6 +27,7 @@ __all__ = [
     "SYSTEMS",
     "TRAIN",
     "best_subset",
+    "complete",
     "fold_member",
     "fuse",
     "member_configs",
@@ -155,6 +157,18 @@ def fuse(members: Sequence[Member], weights=None) -> Member:
         average_probabilities([member.probabilities for member in aligned], weights),
         sorted(set().union(*(member.train_ids for member in aligned))),
     )
+
+
+def complete(member: Member, ids: Sequence[str], fallback: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Posteriors (N, 23) of all `ids`, in that order, and those ids that `member` does not score.
+
+    fallback (N, 23): what is said of a clip that could not be decoded, from its text or from the class prior: a
+    submission needs a row for each clip.
+    """
+    places = pd.Index(np.asarray(member.ids).astype(str)).get_indexer(pd.Index(np.asarray(ids).astype(str)))
+    posteriors = np.array(fallback, dtype=np.float64)
+    posteriors[places >= 0] = np.asarray(member.probabilities)[places[places >= 0]]
+    return posteriors, [str(id_) for id_, place in zip(ids, places, strict=True) if place < 0]
 
 
 def best_subset(validation: Sequence[Member], metric: str = "hF") -> tuple[int, ...]:

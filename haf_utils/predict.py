@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from safetensors.torch import load_file
 
-from haf_utils.assembly import SHIPPED, checkpoint_digest, checkpoint_of, classifier_of, load_source
+from haf_utils.assembly import SHIPPED, assemble, checkpoint_digest, checkpoint_of, classifier_of, load_source
 from haf_utils.audio import AudioError, prepare
 from haf_utils.captions import freesound_text
 from haf_utils.clap import Clap
@@ -31,11 +31,11 @@ from haf_utils.inference import average_probabilities, predict
 from haf_utils.passt import build_passt
 from haf_utils.profiles import profile
 from haf_utils.progress import bar
-from haf_utils.runs import Run, RunError, load_run, write_beside
+from haf_utils.runs import Predictions, Run, RunError, load_run, write_beside
 from haf_utils.systems import ClapBackbone, LiveInputs, PasstBackbone, System
 from haf_utils.taxonomy import CLASSES, NAMES
 
-__all__ = ["Loaded", "classify_files", "find_recordings", "load_system", "read_texts"]
+__all__ = ["Loaded", "classify_files", "find_recordings", "load_system", "predict_again", "read_texts"]
 
 _CHUNK = 64  # recordings decoded at a time: bounds memory
 
@@ -107,8 +107,8 @@ class Recordings:
         return self.decoded[row]
 
 
-def hear(model: Loaded, recordings: Recordings, views: int = 0, seed: int = 0, batch: int = 32) -> np.ndarray:
-    """Posteriors (N, 23) of decoded recordings: of fixed windows, or with `views` the mean over random views."""
+def hear(model: Loaded, recordings: Recordings, views: int = 0, seed: int = 0, batch: int = 32) -> Predictions:
+    """Predictions of decoded recordings: of fixed windows, and of `views` random views."""
     texts = recordings.table["text"].tolist()
     presence = np.array([text != "" for text in texts], np.float32)
     if model.clap is None:
@@ -127,7 +127,21 @@ def hear(model: Loaded, recordings: Recordings, views: int = 0, seed: int = 0, b
         deviation=model.config.feature_noise,
         seed=seed,
         batch=batch,
-    ).probabilities
+    )
+
+
+def predict_again(run: Run, part: str, views: int) -> Predictions:
+    """What a trained run says of its own clips of `part` in any number of views; the first are those it recorded.
+
+    The dataset must be where it was.
+    """
+    config = FinetuneConfig(**run.config["config"])
+    corpus, system, inputs, _ = assemble(config)
+    system.load_state_dict(load_file(run.folder / "model.safetensors"))
+    rows = np.flatnonzero(corpus.parts(config.split, config.fold) == part)
+    ids = corpus.table["sound_id"].to_numpy().astype(str)[rows]
+    options = {"deviation": config.feature_noise, "seed": config.seed, "batch": config.batch}
+    return predict(system, inputs, rows, ids, corpus.labels[rows], views=views, **options)
 
 
 def classify_files(
@@ -157,7 +171,7 @@ def classify_files(
             said = np.full((len(chunk), len(CLASSES)), np.nan)
             if fine:
                 each = [
-                    hear(model, Recordings(table, [decoded[p][model.sample_rate] for p in fine]), views)
+                    hear(model, Recordings(table, [decoded[p][model.sample_rate] for p in fine]), views).probabilities
                     for model in models
                 ]
                 said[fine] = average_probabilities(each, weights)

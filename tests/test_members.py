@@ -11,6 +11,7 @@ from haf_utils.members import (
     MEMBERS,
     SYSTEMS,
     best_subset,
+    complete,
     fold_member,
     fuse,
     member_configs,
@@ -141,3 +142,11 @@ def test_the_best_subset_is_of_two_members_at_least_and_small():
     assert best_subset(members) == (1, 2)
     with pytest.raises(ValueError, match="at least two members"):
         best_subset(members[:1])
+
+
+def test_a_clip_that_nobody_could_hear_keeps_a_row():
+    labels = np.array([3, 4])
+    member = Member("m", np.array(["a", "c"]), labels, np.eye(23)[labels], ())
+    posteriors, unheard = complete(member, ["c", "b", "a"], np.full((3, 23), 1 / 23))
+    assert unheard == ["b"] and posteriors.argmax(1).tolist() == [4, 0, 3]
+    np.testing.assert_allclose(posteriors.sum(1), 1)

@@ -8,7 +8,7 @@ import soundfile
 
 from haf_utils.assembly import SHIPPED
 from haf_utils.config import FinetuneConfig
-from haf_utils.predict import classify_files, find_recordings, load_system, main, read_texts
+from haf_utils.predict import classify_files, find_recordings, load_system, main, predict_again, read_texts
 from haf_utils.profiles import REPOSITORY, profile
 from haf_utils.runs import RunError, load_run, write_json
 from haf_utils.taxonomy import CLASSES
@@ -69,6 +69,14 @@ def test_files_get_the_posteriors_of_the_run(runs, models, texts, work, name):
     np.testing.assert_allclose(table["score"], test.plain.max(1), atol=2e-5)
     again = classify_files([models[name]], paths[::-1][:3], texts)
     np.testing.assert_allclose(again["score"], table["score"][::-1][:3], atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["head", "passt"])
+def test_more_views_begin_with_those_that_the_run_recorded(runs, name):
+    run = load_run(runs[name])
+    again, recorded = predict_again(run, "test", 3), run.part("test")
+    assert again.ids.tolist() == recorded.ids.tolist() and again.posteriors.shape[0] == 3
+    np.testing.assert_allclose(again.posteriors[:2], recorded.posteriors, atol=1e-6)
 
 
 def test_views_are_random_windows_and_repeat_exactly(models, texts, work):
