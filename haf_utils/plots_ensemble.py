@@ -1,0 +1,219 @@
+"""Pictures of notebook 06: the framework, test-time views, subsets, diversity, and what members say of one clip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+from scipy.signal import spectrogram as stft
+
+from haf_utils.plots import CLASS_COLOURS, COLOURS, colour_labels
+from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS
+
+__all__ = [
+    "diversity_and_gain",
+    "framework",
+    "mistake_spectrograms",
+    "posterior_card",
+    "spectrogram",
+    "subset_scores",
+    "view_curves",
+]
+
+AUDIO, TEXT, PLAIN = COLOURS["fx"], COLOURS["sp"], "0.35"  # colours of the two modalities and of what is neither
+
+
+def framework() -> Figure:
+    """The report's figure 1, redrawn: the training flow above, the inference flow below."""
+    figure, axes = plt.subplots(figsize=(11, 5.4))
+    axes.set(xlim=(0, 110), ylim=(0, 54))
+    axes.axis("off")
+
+    def box(x, y, width, height, text, colour=PLAIN) -> None:
+        patch = FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.4", fc="white", ec=colour, lw=1.8)
+        axes.add_patch(patch)
+        axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9)
+
+    def arrow(x, y, to_x, to_y, colour=PLAIN) -> None:
+        axes.annotate("", (to_x, to_y), (x, y), arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.5})
+
+    for y, name in ((28.5, "Training"), (3, "Inference")):
+        axes.add_patch(FancyBboxPatch((1, y - 1.5), 107.5, 24, boxstyle="round,pad=0.3", fc="0.97", ec="0.85"))
+        axes.text(2, y + 20.6, name, fontsize=12, weight="bold", va="center")
+
+    def rows(base) -> tuple[float, float, float]:
+        return base + 12, base + 0.6, base + 6.3
+
+    audio, text, middle = rows(28.5)
+    for y, colour, given, encoder in ((audio, AUDIO, "audio", "HTSAT"), (text, TEXT, "metadata text", "RoBERTa")):
+        box(3, y, 12, 6, given, colour)
+        box(19, y, 13, 6, f"CLAP\n{encoder}", colour)
+        box(49, y, 17, 6, "projection,\ngated residual", colour)
+        arrow(15.5, y + 3, 18.4, y + 3, colour)
+        arrow(32.5, y + 3, 35.4, y + 3, colour)
+        arrow(45.5, y + 3, 48.4, y + 3, colour)
+        arrow(66.5, y + 3, 70.4, middle + 3, colour)
+    box(36, text, 9, audio + 6 - text, "mixup,\nGaussian\nnoise")
+    box(71, middle, 10, 6, "attention\nfusion")
+    box(84.5, middle, 9.5, 6, "classifier\n23 classes")
+    box(97.5, middle + 1, 10, 4, "loss")
+    box(93, audio + 2, 14.5, 4.4, "soft target:\nsiblings share 0.1")
+    box(78, text - 0.7, 29.5, 3.6, "EMA of CLAP and classifier: used below")
+    arrow(81.5, middle + 3, 84, middle + 3)
+    arrow(94.5, middle + 3, 97, middle + 3)
+    arrow(102.5, audio + 1.6, 102.5, middle + 5.4)
+    arrow(89.2, middle - 0.4, 89.2, text + 3.4)
+
+    base = 3
+    audio, text, middle = rows(base)
+    box(3, audio, 12, 6, "audio", AUDIO)
+    box(3, text, 12, 6, "metadata text", TEXT)
+    for name, y in (("1", base + 12.4), ("2 … 4", base + 6.2), ("5", base)):
+        box(20, y, 22, 4.8, f"view {name}: window, noise")
+        arrow(15.5, audio + 3, 19.4, y + 3, AUDIO)
+        arrow(15.5, text + 3, 19.4, y + 2, TEXT)
+        arrow(42.5, y + 2.6, 46.4, middle + 3)
+    box(47, middle - 2, 15, 10, "HAF-CLAP\nwith EMA\nweights")
+    box(67, middle - 1, 12, 8, "mean of\n5 posteriors")
+    box(85, middle - 1, 14, 8, "mean of\nM members")
+    arrow(62.5, middle + 3, 66.4, middle + 3)
+    arrow(79.5, middle + 3, 84.4, middle + 3)
+    axes.text(82, middle + 11, "posteriors of the other members", fontsize=9, ha="center")
+    arrow(88, middle + 10.2, 90, middle + 7.6)
+    arrow(99.5, middle + 3, 102.5, middle + 3)
+    axes.text(103, middle + 3, "class", fontsize=9, va="center")
+    return figure
+
+
+def view_curves(table: pd.DataFrame, title: str = "") -> Figure:
+    """Accuracy, hF and agreement over the number of views. table: columns model, views, accuracy, hF, agreement, all
+    scores in [0, 1]; a line a model."""
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.2))
+    panels = {"accuracy": "accuracy (%)", "hF": "hF (%)", "agreement": "views that agree (%)"}
+    for panel, (column, label) in zip(axes, panels.items(), strict=True):
+        for (model, rows), marker in zip(table.groupby("model", sort=False), "os^Dv", strict=False):
+            panel.plot(rows["views"], 100 * rows[column], marker=marker, ms=4, label=model)
+        panel.set(xlabel="views averaged", ylabel=label, xticks=sorted(set(table["views"])))
+    axes[-1].legend(frameon=False)
+    figure.suptitle(title, x=0.01, ha="left", weight="bold")
+    return figure
+
+
+def subset_scores(table: pd.DataFrame, kinds: Sequence[str], chosen: Sequence[tuple[str, tuple[int, ...]]]) -> Figure:
+    """hF of every subset over its size. table: as `ensembles.subsets` gives it; kinds: kind of each member; chosen:
+    (name, positions) of the systems to be marked. Colour: how many kinds a subset mixes."""
+    mixed = np.array([len({kinds[member] for member in members}) for members in table["members"]])
+    places = table["M"] + np.random.default_rng(0).uniform(-0.25, 0.25, len(table))
+    figure, axes = plt.subplots(figsize=(8.4, 4.2))
+    colours = ["0.6", COLOURS["is"], COLOURS["m"]]
+    for number in sorted(set(mixed)):
+        rows = mixed == number
+        label = f"{number} kind{'s' * (number > 1)} of model"
+        colour = colours[min(number, 3) - 1]
+        axes.scatter(places[rows], 100 * table["hF"][rows], s=14, color=colour, alpha=0.7, label=label)
+    mean = table.groupby("M")["hF"].mean()
+    axes.plot(mean.index, 100 * mean, color="0.2", lw=1.5, label="mean")
+    for (name, members), marker in zip(chosen, "Ds^P*", strict=False):
+        row = table[[tuple(m) == tuple(members) for m in table["members"]]].iloc[0]
+        axes.scatter(row["M"], 100 * row["hF"], s=90, marker=marker, fc="none", ec="0.1", lw=1.6, label=name, zorder=3)
+    axes.set(xlabel="members M", ylabel="hF on test clips (%)", xticks=sorted(set(table["M"])))
+    axes.grid(axis="x", visible=False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def diversity_and_gain(disagreement: pd.DataFrame, overlap: pd.DataFrame, pairs: pd.DataFrame) -> Figure:
+    """How differently members err, beside what that is worth. disagreement, overlap: (M, M) as `ensembles.diversity`
+    gives them; pairs: a row a pair with overlap, gain (hF over the better of the two, a fraction) and mixed (bool)."""
+    figure, axes = plt.subplots(1, 3, figsize=(13.5, 4.4), width_ratios=(1, 1, 1.1))
+    panels = ((disagreement, "disagreement (% of clips)"), (overlap, "error overlap (% of errors)"))
+    for number, (panel, (matrix, title)) in enumerate(zip(axes, panels, strict=False)):
+        shown = 100 * matrix.where(~np.eye(len(matrix), dtype=bool))
+        sns.heatmap(shown, ax=panel, cmap="Greys", annot=True, fmt=".0f", cbar=False, square=True, linewidths=0.5)
+        panel.set_title(title)
+        panel.tick_params(axis="x", rotation=60)
+        if number:
+            panel.set_yticks([])
+    for mixed, colour, label in ((False, "0.6", "two of one kind"), (True, COLOURS["m"], "two kinds")):
+        rows = pairs[pairs["mixed"] == mixed]
+        axes[2].scatter(100 * rows["overlap"], 100 * rows["gain"], color=colour, s=30, label=label)
+    axes[2].axhline(0, color="0.4", lw=1)
+    axes[2].set(xlabel="error overlap (%)", ylabel="points of hF over the better of two", title="gain of a pair")
+    axes[2].legend(frameon=False)
+    return figure
+
+
+def spectrogram(axes: Axes, samples: np.ndarray, rate: int, title: str = "") -> None:
+    """Spectrogram of int16 or float samples (n,) at `rate` Hz, in dB below its loudest point, on `axes`."""
+    length = min(1024, len(samples))
+    frequencies, times, power = stft(samples.astype(np.float64), rate, nperseg=length, noverlap=length * 3 // 4)
+    decibels = 10 * np.log10(power / max(power.max(), 1e-20) + 1e-8)
+    axes.pcolormesh(times, frequencies / 1000, decibels, cmap="magma", vmin=-80, vmax=0, rasterized=True)
+    axes.set(xlabel="time (s)", ylabel="frequency (kHz)")
+    axes.set_title(title, fontsize="small")
+    axes.grid(visible=False)
+
+
+def mistake_spectrograms(clips: Sequence[tuple[np.ndarray, int, str]]) -> Figure:
+    """Spectrograms side by side. clips: samples (n,), rate in Hz, title."""
+    figure, axes = plt.subplots(1, len(clips), figsize=(4 * len(clips), 3.2), squeeze=False)
+    for panel, (samples, rate, title) in zip(axes[0], clips, strict=True):
+        spectrogram(panel, samples, rate, title)
+    return figure
+
+
+def posterior_card(
+    posterior: np.ndarray,
+    members: pd.DataFrame,
+    weights: pd.DataFrame,
+    label: int,
+    title: str = "",
+    samples: np.ndarray | None = None,
+    rate: int = 0,
+) -> Figure:
+    """All about one clip: its sound, the ensemble's posterior by parent, what each member says, how it fused.
+
+    posterior (23,); members: posteriors, a row a member, a column a class code; weights: columns audio, text, of the
+    members' fusion; label 0..22, -1 unknown; samples (n,) at `rate` Hz, None where there is no audio.
+    """
+    figure = plt.figure(figsize=(12.5, 6.6))
+    grid = figure.add_gridspec(2, 2, width_ratios=(1.1, 1), height_ratios=(1, 1.15))
+    sound, bars = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[:, 1])
+    said = figure.add_subplot(grid[1, 0])
+    if samples is None:
+        sound.axis("off")
+        sound.text(0.5, 0.5, "no audio in this dataset", ha="center")
+    else:
+        spectrogram(sound, samples, rate)
+
+    gaps = np.arange(len(CLASSES)) + 0.7 * PARENT  # a gap between parents
+    bars.barh(-gaps, 100 * posterior, color=[CLASS_COLOURS[code] for code in CLASSES], height=0.8)
+    bars.set_yticks(-gaps, [f"{code}  {NAMES[code]}" for code in CLASSES], fontsize="small")
+    colour_labels(bars.get_yticklabels())
+    if label >= 0:
+        bars.get_yticklabels()[label].set_bbox({"fc": "none", "ec": "0.2", "pad": 1.5})
+    bars.set(xlim=(0, 100), xlabel="posterior of the ensemble (%); at the right, of each top level")
+    for parent, top in enumerate(TOP_LEVELS):
+        inside = parent == PARENT
+        share = f"{100 * posterior[inside].sum():.0f} %"
+        bars.text(99, -gaps[inside].mean(), share, ha="right", va="center", color=COLOURS[top], weight="bold")
+    bars.grid(axis="y", visible=False)
+
+    for row, (name, values) in enumerate(members.iterrows()):
+        best = values.idxmax()
+        audio, text = weights.loc[name, ["audio", "text"]]
+        said.barh(-row, audio, color=AUDIO, height=0.6)
+        said.barh(-row, text, left=audio, color=TEXT, height=0.6)
+        right = label >= 0 and best == CLASSES[label]
+        said.text(1.03, -row, f"{best} {100 * values[best]:.0f} %{'  ✓' * right}", va="center", fontsize="small")
+    said.set_yticks(-np.arange(len(members)), members.index, fontsize="small")
+    said.set(xlim=(0, 1.35), xticks=(0, 0.5, 1), xlabel="fusion weights: audio (green), text (red); what it says")
+    said.grid(visible=False)
+    figure.suptitle(title, x=0.01, ha="left", weight="bold")
+    return figure
