@@ -17,12 +17,12 @@ import numpy as np
 import pandas as pd
 import torch
 from make_mini import captioned_clips
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from tqdm import tqdm
 
 from haf_utils.captions import freesound_text
-from haf_utils.clap import Clap, ClapNetwork, save_clap
-from haf_utils.pretraining import caption_group, pretrain, retrieval_scores
+from haf_utils.clap import Clap, ClapNetwork, roberta_tokenizer, save_clap
+from haf_utils.pretraining import caption_group, launch, pretrain, retrieval_scores
 from haf_utils.profiles import PROFILES, REPOSITORY, Pretraining
 from haf_utils.taxonomy import NAMES, TOP_NAMES
 
@@ -54,18 +54,16 @@ class Clips:
 
 
 def captions(text) -> list[str]:
-    """What may be said of a clip: its metadata twice, a sentence and keywords once each."""
+    """What may be said of a clip: its metadata, if they tell anything, a sentence and keywords."""
     kind, code = text["recipe"], text["code"]
     metadata = freesound_text(text["title"], text["tags"], text["description"])
     keywords = f"{kind}, {NAMES[code].lower()}, {TOP_NAMES[code.split('-')[0]].lower()}"
-    return [metadata] * (2 if metadata else 0) + [f"The sound of {kind}.", keywords]
+    return [metadata] * bool(metadata) + [f"The sound of {kind}.", keywords]
 
 
 def train_tokenizer(texts: list[str], vocabulary: int) -> Tokenizer:
     """Byte-level BPE with RoBERTa's special tokens at RoBERTa's numbers, cased as RoBERTa is."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer = roberta_tokenizer(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         min_frequency=2,
@@ -74,7 +72,6 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
     return tokenizer
 
 
@@ -87,12 +84,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the order")
     parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"))
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--processes", type=int, default=2, help="on a CPU, each with its part of every batch")
     parser.add_argument("--scratch", type=Path, default=REPOSITORY / "build" / "clap-mini")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "data" / "clap-mini")
     options = parser.parse_args()
     begin, config = time.perf_counter(), PROFILES["mini"].clap
+    fabric = launch(options.device, options.processes, options.precision)
 
-    clips = Clips(options.scratch, options.clips, config.audio.sample_rate)
+    with fabric.rank_zero_first():
+        clips = Clips(options.scratch, options.clips, config.audio.sample_rate)
     table = pd.DataFrame(
         {
             "sound_id": [str(number) for number in range(options.clips)],
@@ -115,9 +115,12 @@ def main() -> None:
         return retrieval_scores(audio, text, groups)
 
     settings = Pretraining(epochs=options.epochs, batch=options.batch, rate=options.rate, warmup=0.05, ema=0.998)
+    stores = {"generator": clips}
     history = pretrain(
-        clap, training, {"generator": clips}, options.scratch, settings, seed=options.seed, evaluate=evaluate
+        clap, training, stores, options.scratch, settings, options.seed, evaluate=evaluate, fabric=fabric
     )
+    if fabric.global_rank > 0:
+        return
     save_clap(clap.network, tokenizer, options.out, half=True)
     history.round(5).to_csv(options.out / "train.log", index=False)
     digest = hashlib.sha256((options.out / "model.safetensors").read_bytes()).hexdigest()

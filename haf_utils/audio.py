@@ -20,7 +20,8 @@ import pandas as pd
 import soundfile
 import soxr
 from filelock import FileLock
-from tqdm.auto import tqdm
+
+from haf_utils.progress import bar
 
 __all__ = [
     "AudioError",
@@ -83,9 +84,9 @@ def prepare(path, sample_rate: int) -> np.ndarray:
     """
     samples, rate = decode(path)
     if rate != sample_rate:
-        frames = math.ceil(len(samples) * sample_rate / rate)
+        # The length is librosa's, rounding error included: 10 s at 44.1 kHz become 480,001 samples at 48 kHz.
+        frames = math.ceil(len(samples) * (sample_rate / rate))
         samples = soxr.resample(samples, rate, sample_rate, quality="HQ")
-        # soxr rounds the length as it likes; librosa always pads or cuts to the ceiling.
         samples = np.pad(samples[:frames], (0, max(0, frames - len(samples))))
     return (np.clip(samples, -1.0, 1.0) * 32767.0).astype(np.int16)
 
@@ -106,10 +107,11 @@ def repeat_pad(samples: np.ndarray, window: int) -> np.ndarray:
 def fixed_windows(frames: int, window: int) -> np.ndarray:
     """Where the fixed windows of a clip of `frames` samples start: ascending ints, at most MAX_WINDOWS.
 
-    One window at 0 for a clip no longer than `window`; else as many as cover the clip, evenly spaced, the first at its
-    beginning and the last flush with its end. A clip longer than MAX_WINDOWS windows is sampled, not covered.
+    One window at 0 for a clip no longer than `window`, or so little longer (a hundredth) that a second would repeat the
+    first; else as many as cover the clip, evenly spaced, the first at its beginning and the last flush with its end.
+    A clip longer than MAX_WINDOWS windows is sampled, not covered.
     """
-    if frames <= window:
+    if frames <= 1.01 * window:
         return np.zeros(1, dtype=np.int64)
     count = min(math.ceil(frames / window), MAX_WINDOWS)
     return np.linspace(0, frames - window, count).astype(np.int64)
@@ -276,7 +278,7 @@ def _append(pending: pd.DataFrame, folder: Path, sample_rate: int, end: int, wor
         open(folder / "samples.int16", "ab") as samples_file,
         open(folder / "index.csv", "a") as index_file,
         ThreadPoolExecutor(workers) as pool,  # soundfile and soxr release the interpreter lock
-        tqdm(total=len(pending), desc="audio store", disable=None if progress else True) as bar,
+        bar(total=len(pending), description="audio store", quiet=not progress) as shown,
     ):
         samples_file.truncate(2 * end)  # what a killed build wrote after its last index row
         for first in range(0, len(pending), _CHUNK):
@@ -292,4 +294,4 @@ def _append(pending: pd.DataFrame, folder: Path, sample_rate: int, end: int, wor
             samples_file.flush()
             index_file.write(rows[_COLUMNS].to_csv(index=False, header=False))  # only now do the samples count
             index_file.flush()
-            bar.update(len(rows))
+            shown.update(len(rows))

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import _codecs
 import collections
+import hashlib
 import io
 import os
 import pickle
 import types
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +25,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-__all__ = ["CheckpointError", "match_state", "read_pickle", "read_state", "write_state"]
+from haf_utils.runs import write_beside
+
+__all__ = ["CheckpointError", "match_state", "read_pickle", "read_state", "safetensors_copy", "write_state"]
 
 # Pickled by torch.save in its old format, before a zip archive became the default (torch.serialization.MAGIC_NUMBER).
 _OLD_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
@@ -187,10 +191,34 @@ def _advice(state: Mapping[str, torch.Tensor]) -> str:
 
 def write_state(state: Mapping[str, torch.Tensor], path) -> None:
     """Write safetensors beside `path` and rename into place: a kill or a full disk leaves the old file as it was."""
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
+
+    def write(beside: Path) -> None:
+        try:
+            save_file(tensors, beside)
+        except SafetensorError as error:  # how the library reports a full disk
+            raise OSError(f"{path} could not be written: {error}") from error
+
+    write_beside(path, write)
+
+
+def safetensors_copy(path) -> Path:
+    """The weights of a pickled checkpoint as safetensors in the user's cache, made when first asked for.
+
+    The copy is found again by the file's place, size and time of change. Where it cannot be written, the checkpoint
+    itself is used, with a warning. Raises CheckpointError as `read_state` does.
+    """
     path = Path(path)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file({name: value.detach().cpu().contiguous() for name, value in state.items()}, beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist or is no file")
+    status = path.stat()
+    key = hashlib.sha256(f"{path.resolve()} {status.st_size} {status.st_mtime_ns}".encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "haf-clap"
+    copy = cache / f"{path.stem}-{key}.safetensors"
+    if not copy.exists():
+        try:
+            write_state(read_state(path), copy)
+        except OSError as error:
+            warnings.warn(f"no safetensors copy of {path} could be kept: {error}", stacklevel=2)
+            return path
+    return copy

@@ -9,6 +9,7 @@ are not computed, and long clips are heard through fixed windows, averaged, inst
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib.util
 import json
 import math
@@ -24,17 +25,26 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import nn
 from torch.utils.checkpoint import checkpoint as recompute
-from tqdm.auto import tqdm
 
 from haf_utils.audio import prepare, windows
-from haf_utils.checkpoints import CheckpointError, match_state, read_state, write_state
+from haf_utils.checkpoints import CheckpointError, match_state, read_state, safetensors_copy, write_state
 from haf_utils.profiles import REPOSITORY, AudioConfig, ClapConfig
+from haf_utils.progress import bar
+from haf_utils.runs import write_beside, write_json
+from haf_utils.taxonomy import prompts
 from haf_utils.torchvision_operators import provide_operators
 
-__all__ = ["Clap", "ClapNetwork", "load_clap", "save_clap"]
+__all__ = ["KNOWN", "Clap", "ClapNetwork", "load_clap", "pad_tokens", "save_clap"]
+
+PAD = 1  # RoBERTa's
+# Name -> file in the hub repository `LAION`: the unfused checkpoints with HTSAT-tiny.
+KNOWN = {"630k": "630k-best.pt", "630k-audioset": "630k-audioset-best.pt"}
+LAION, ROBERTA = "lukewys/laion_clap", "FacebookAI/roberta-base"
 
 
 @cache
@@ -197,13 +207,7 @@ class Clap:
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         """Texts -> {"input_ids", "attention_mask"}, int64 (N, longest), cut after `config.tokens` (77) tokens."""
-        rows = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
-        ids = torch.ones(len(rows), max(map(len, rows), default=0), dtype=torch.long)  # RoBERTa pads with 1
-        mask = torch.zeros_like(ids)
-        for row, tokens in enumerate(rows):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            mask[row, : len(tokens)] = 1
-        return {"input_ids": ids, "attention_mask": mask}
+        return pad_tokens([encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))])
 
     @torch.inference_mode()
     def embed_windows(self, waveforms: torch.Tensor) -> torch.Tensor:
@@ -230,13 +234,13 @@ class Clap:
             np.add.at(total, rows[:batch], embeddings)
             del rows[:batch], waiting[:batch]
 
-        with tqdm(total=len(clips), desc="audio embeddings", disable=None if progress else True) as bar:
-            for row, cut in enumerate(self._windows(clips, batch)):
+        cuts = self._windows(clips, batch)
+        with self.autocast():  # around all batches: the weights are cast once
+            for row, cut in enumerate(bar(cuts, total=len(clips), description="audio embeddings", quiet=not progress)):
                 rows.extend([row] * len(cut))
                 waiting.extend(cut)
                 while len(waiting) >= batch:
                     embed()
-                bar.update()
             if waiting:
                 embed()
         return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
@@ -268,13 +272,36 @@ class Clap:
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
         result = np.zeros((len(rows), self.config.embedding), np.float32)
         steps = range(0, len(order), batch)
-        for first in tqdm(steps, desc="text embeddings", disable=None if progress else True):
-            chosen = order[first : first + batch]
-            tokens = self.tokenize([texts[row] for row in chosen])
-            with self.autocast():
-                embeddings = self.network.text_embedding(*(tokens[key].to(self.device) for key in tokens))
-            result[chosen] = embeddings.cpu().numpy()
+        with self.autocast():
+            for first in bar(steps, description="text embeddings", quiet=not progress):
+                chosen = order[first : first + batch]
+                tokens = pad_tokens([rows[row] for row in chosen])
+                embeddings = self.network.text_embedding(
+                    tokens["input_ids"].to(self.device), tokens["attention_mask"].to(self.device)
+                )
+                result[chosen] = embeddings.cpu().numpy()
         return result
+
+    @torch.inference_mode()
+    def zero_shot(self, audio: np.ndarray, texts: Sequence[str] | None = None) -> np.ndarray:
+        """Posteriors (N, 23) of audio embeddings (N, 512) by similarity to one prompt a class: nothing is trained.
+
+        `texts`: other prompts, one a column. A control that flatters on BSD with LAION's checkpoints: they were
+        trained on Freesound, where BSD's clips come from.
+        """
+        anchors = torch.from_numpy(self.embed_text(prompts() if texts is None else texts, progress=False))
+        scale = self.network.logit_scale_a.exp().float().cpu()
+        return (scale * torch.from_numpy(np.asarray(audio, np.float32)) @ anchors.T).softmax(dim=1).numpy()
+
+
+def pad_tokens(rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
+    """Token ids of N texts -> {"input_ids", "attention_mask"}, int64 (N, longest)."""
+    ids = torch.full((len(rows), max(map(len, rows), default=0)), PAD)
+    mask = torch.zeros_like(ids)
+    for row, tokens in enumerate(rows):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        mask[row, : len(tokens)] = 1
+    return {"input_ids": ids, "attention_mask": mask}
 
 
 # Loading and saving ---------------------------------------------------------------------------------------------------
@@ -283,29 +310,66 @@ class Clap:
 def load_clap(checkpoint, tokenizer=None, device="cpu", precision: str = "fp32") -> Clap:
     """A pretrained CLAP.
 
-    `checkpoint`: a folder that `save_clap` wrote (absolute, or relative to here or to the repository), or a file in
-    LAION's format. `tokenizer`: a `tokenizers.Tokenizer`, its ``tokenizer.json``, or a folder with that file.
-    `precision`: "fp32" or "bf16".
-    Raises CheckpointError if the checkpoint is missing, damaged, refused or another model's.
+    `checkpoint`: a folder that `save_clap` wrote (absolute, or relative to here or to the repository), a file in
+    LAION's format, a safetensors file, or a name in `KNOWN`, which is fetched from the hub into the user's cache if it
+    is not there. `tokenizer`: a `tokenizers.Tokenizer`, its ``tokenizer.json``, or a folder with that file or with
+    RoBERTa's ``vocab.json`` and ``merges.txt``; None means the checkpoint's own, or roberta-base of the hub.
+    `precision`: "fp32" or "bf16" (for embedding and training; the mel front end stays in fp32).
+
+    Raises CheckpointError if the checkpoint is missing, damaged, refused or another model's; OSError if it would have
+    to be fetched and cannot be.
     """
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"precision={precision!r} is unknown: choose fp32 or bf16")
-    path = Path(checkpoint)
-    if not path.exists() and (REPOSITORY / path).exists():
-        path = REPOSITORY / path
+    path = _find(checkpoint)
     if path.is_dir():
         config, file = read_config(path / "config.json"), path / "model.safetensors"
         tokenizer = path if tokenizer is None else tokenizer
     else:
         config, file = ClapConfig(), path
-    state = read_state(file)
+    state = read_state(file) if file.suffix == ".safetensors" else read_state(safetensors_copy(file))
     network = ClapNetwork(config)
     own = network.state_dict()
     state = {name: own[name] for name in own if _derived(name) and name not in state} | state
-    match_state(state, own, file)
+    match_state(state, own, checkpoint)
     network.load_state_dict(state)
     device = torch.device(device)
-    return Clap(network.to(device).eval(), load_tokenizer(tokenizer, config.tokens), device, precision)
+    return Clap(network.to(device).eval(), load_tokenizer(tokenizer, config), device, precision)
+
+
+def _find(checkpoint) -> Path:
+    if str(checkpoint) in KNOWN:
+        return _fetch(LAION, KNOWN[str(checkpoint)])
+    for path in (Path(checkpoint), REPOSITORY / checkpoint):
+        if path.exists():
+            return path
+    raise CheckpointError(
+        f"there is no checkpoint {str(checkpoint)!r}: give a folder that holds model.safetensors and config.json, a "
+        f"file in LAION's format, or one of the names {', '.join(KNOWN)}"
+    )
+
+
+def _fetch(repository: str, name: str) -> Path:
+    """A file of a hub repository: from the user's cache, without network, or fetched into it and verified."""
+    try:
+        return Path(hf_hub_download(repository, name, local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        path = Path(hf_hub_download(repository, name))
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise OSError(
+            f"{name} of the hub repository {repository} is not in the cache and could not be fetched ({error}); on a "
+            f"machine with network: python data/download.py clap"
+        ) from error
+    # The cache names a large file by the SHA-256 that the hub states; the client compares only the size.
+    stated = path.resolve().name
+    if len(stated) == 64:
+        with open(path, "rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != stated:
+                path.resolve().unlink()
+                raise CheckpointError(f"{path} is damaged: its SHA-256 is not {stated}; it was removed, try again")
+    return path
 
 
 def _derived(name: str) -> bool:
@@ -321,19 +385,13 @@ def save_clap(network: ClapNetwork, tokenizer: Tokenizer, folder, half: bool = F
     `half`: store large weights in fp16, half the size (they are fp32 again when loaded).
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     state = {name: value for name, value in network.state_dict().items() if not _derived(name)}
     if half:
         state = {name: value.half() if value.numel() > 2048 else value for name, value in state.items()}
     write_state(state, folder / "model.safetensors")
-    _write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
-    _write_text(folder / "config.json", json.dumps(dataclasses.asdict(network.config), indent=2) + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    beside.write_text(text, encoding="utf-8")
-    os.replace(beside, path)
+    text = tokenizer.to_str(pretty=True)
+    write_beside(folder / "tokenizer.json", lambda path: path.write_text(text, encoding="utf-8"))
+    write_json(folder / "config.json", dataclasses.asdict(network.config))
 
 
 def read_config(path) -> ClapConfig:
@@ -345,15 +403,48 @@ def read_config(path) -> ClapConfig:
         return ClapConfig(audio=audio, **{**values, **lists})
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist: a checkpoint folder holds model.safetensors and it") from error
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is no configuration of a CLAP network: {error}") from error
 
 
-def load_tokenizer(source, tokens: int) -> Tokenizer:
-    """`source` as in `load_clap`, set to cut texts after `tokens` tokens and not to pad."""
+def load_tokenizer(source, config: ClapConfig) -> Tokenizer:
+    """`source` as in `load_clap`, set to cut texts after `config.tokens` tokens and not to pad.
+
+    Raises CheckpointError if it is missing, damaged, or has more words than the network knows.
+    """
     if not isinstance(source, Tokenizer):
-        path = Path(source)
-        source = Tokenizer.from_file(str(path / "tokenizer.json" if path.is_dir() else path))
+        source = _read_tokenizer(Path(source) if source is not None else None)
+    if source.get_vocab_size() > config.vocab_size:
+        raise CheckpointError(
+            f"the tokenizer has {source.get_vocab_size()} tokens, but this network knows {config.vocab_size}: "
+            f"it belongs to another checkpoint"
+        )
     source.no_padding()
-    source.enable_truncation(tokens)
+    source.enable_truncation(config.tokens)
     return source
+
+
+def _read_tokenizer(path: Path | None) -> Tokenizer:
+    if path is None:
+        path = _fetch(ROBERTA, "tokenizer.json")
+    file = path / "tokenizer.json" if path.is_dir() else path
+    try:
+        if path.is_dir() and not file.exists() and (path / "vocab.json").exists():
+            model = models.BPE.from_file(str(path / "vocab.json"), str(path / "merges.txt"))
+            return roberta_tokenizer(model)
+        if not file.exists():
+            raise CheckpointError(f"there is no tokenizer at {file}: RoBERTa's is fetched with data/download.py clap")
+        return Tokenizer.from_file(str(file))
+    except CheckpointError:
+        raise
+    except Exception as error:  # tokenizers raises nothing narrower
+        raise CheckpointError(f"{file} is no tokenizer: {error}") from error
+
+
+def roberta_tokenizer(model: models.BPE) -> Tokenizer:
+    """A byte-level BPE model as RoBERTa uses it: text -> <s> tokens </s>, with the special tokens at RoBERTa's ids."""
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    return tokenizer

@@ -16,7 +16,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -31,10 +30,11 @@ from haf_utils.clap import Clap
 from haf_utils.ema import Ema
 from haf_utils.profiles import Pretraining
 from haf_utils.progress import bar, line
+from haf_utils.runs import write_beside
 from haf_utils.systems import ahead, clip_generator
 from haf_utils.torchvision_operators import provide_operators
 
-__all__ = ["contrastive_loss", "plan_epoch", "pretrain", "retrieval_scores"]
+__all__ = ["caption_group", "contrastive_loss", "launch", "plan_epoch", "pretrain", "retrieval_scores"]
 
 _MAX_SCALE = math.log(100.0)  # CLIP and laion-clap clamp the temperatures here
 
@@ -128,7 +128,7 @@ def pretrain(
     clips of the batch where the loss stopped being finite (the last epoch's checkpoint is kept).
     """
     check_captions(table)
-    fabric = _one_process(clap) if fabric is None else fabric
+    fabric = launch(clap.device, precision=clap.precision) if fabric is None else fabric
     if settings.batch % fabric.world_size:
         raise ValueError(f"batch={settings.batch} cannot be split over {fabric.world_size} processes")
     shares = {"nsynth": settings.nsynth_share} if shares is None else dict(shares)
@@ -185,7 +185,7 @@ def pretrain(
             "scale_a": bare.logit_scale_a.exp().item(),
             "scale_t": bare.logit_scale_t.exp().item(),
         }
-        if evaluate is not None:
+        if evaluate is not None and fabric.global_rank == 0:
             row |= evaluate(dataclasses.replace(clap, network=ema.model))
         row["seconds"] = time.perf_counter() - begin
         history.append(row)
@@ -198,15 +198,25 @@ def pretrain(
     return pd.DataFrame(history)
 
 
-def _one_process(clap: Clap):
+def launch(device: str | torch.device = "cpu", processes: int = 1, precision: str = "fp32"):
+    """A launched Lightning Fabric for `pretrain`: `processes` on this machine, each a copy of the running script.
+
+    On GPUs a process each; on a CPU two processes of one thread do more than one of two for a network as small as
+    `mini`. Several processes need a script (not a notebook) that they can run from its beginning.
+    """
     provide_operators()  # lightning imports torchvision
     from lightning.fabric import Fabric
 
-    accelerator = {"cuda": "cuda", "mps": "mps"}.get(clap.device.type, "cpu")
-    devices = [clap.device.index or 0] if accelerator == "cuda" else 1
-    return Fabric(
-        accelerator=accelerator, devices=devices, precision="bf16-mixed" if clap.precision == "bf16" else "32-true"
+    device = torch.device(device)
+    devices = [device.index] if device.index is not None else processes
+    fabric = Fabric(
+        accelerator=device.type,
+        devices=devices,
+        strategy="ddp" if processes > 1 else "auto",
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
     )
+    fabric.launch()
+    return fabric
 
 
 def _batch(clap: Clap, table: pd.DataFrame, stores: Mapping, rows: np.ndarray, seed: int, epoch: int):
@@ -253,8 +263,6 @@ def _identity(table: pd.DataFrame, settings: Pretraining, seed: int, shares: Map
 
 
 def _save(file: Path, identity: str, network, optimizer, ema: Ema, history: list[dict]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_name(f".{file.name}.{os.getpid()}.tmp")
     state = {
         "identity": identity,
         "network": network.state_dict(),
@@ -262,11 +270,7 @@ def _save(file: Path, identity: str, network, optimizer, ema: Ema, history: list
         "ema": ema.state_dict(),
         "history": history,
     }
-    try:
-        torch.save(state, beside)
-        os.replace(beside, file)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_beside(file, lambda path: torch.save(state, path))
 
 
 def _resume(file: Path, identity: str, network, optimizer, ema: Ema) -> list[dict]:
