@@ -228,10 +228,10 @@ def up_to_date(out, seed, size):
         summary = json.loads((out / "dataset.json").read_text())
         if [summary["version"], summary["seed"], summary["size"]] != [VERSION, seed, size]:
             return False
-        texts = {path: (out / path).read_text(encoding="utf-8", newline="") for path in summary["tables"]}
-        files = sum(1 for folder in FOLDERS for _ in (out / folder).rglob("*.*") if _.suffix in (".wav", ".flac"))
+        texts = {path: (out / path).read_bytes().decode() for path in summary["tables"]}
+        files = sum(path.suffix in (".wav", ".flac") for folder in FOLDERS for path in (out / folder).rglob("*.*"))
         return digest(texts) == summary["tables_sha256"] and files == sum(summary["clips"].values())
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError):
         return False
 
 

@@ -115,12 +115,12 @@ def plan(seed=0, size="mini"):
     people = make_uploaders(seed)
     strangers = make_uploaders(seed + 1, 60)
     numbers = itertools.count()
-    ids = iter(np.sort(rng.choice(np.arange(10_000, 800_000), 6000, replace=False)).tolist())
+    ids = iter(rng.choice(np.arange(10_000, 800_000), 6000, replace=False).tolist())
     layouts, labels = {}, {}
 
     codes = rng.permutation(np.repeat(CLASSES, counts.curated)).tolist()
     curated = plan_clips(seed, codes, people, [next(numbers) for _ in codes])
-    curated_ids = [next(ids) for _ in codes]
+    curated_ids = sorted(next(ids) for _ in codes)
     layouts["BSD10k"] = [named(clip, "BSD10k/audio", name) for clip, name in zip(curated, curated_ids, strict=True)]
     labels |= {clip.path: clip.code for clip in layouts["BSD10k"]}
 
@@ -130,7 +130,8 @@ def plan(seed=0, size="mini"):
     both = rng.choice(len(curated), counts.shared, replace=False)
     crowd_ids = [next(ids) for _ in crowd] + [curated_ids[i] for i in both]
     crowd += [curated[i] for i in both]
-    layouts["BSD35k-CS"] = [named(clip, "BSD35k-CS/audio", name) for clip, name in zip(crowd, crowd_ids, strict=True)]
+    by_id = sorted(zip(crowd_ids, crowd, strict=True), key=lambda pair: pair[0])
+    layouts["BSD35k-CS"] = [named(clip, "BSD35k-CS/audio", name) for name, clip in by_id]
     for clip in layouts["BSD35k-CS"]:
         labels[clip.path] = clip.code
         luck = rng.random()

@@ -80,7 +80,7 @@ def make_uploaders(seed, count=80, syllables=SYLLABLES):
         if index < len(owned):
             shares[owned[index]] += 1.2
         main = codes[int(shares.argmax())]
-        careless = rng.random() < 0.18
+        careless = rng.random() < 0.16
         personal = tuple(pick(rng, PERSONAL).lower().replace(" ", "-") for _ in range(2))
         leaking = tuple(pick(rng, CLASS_TAGS[main]) for _ in range(2))
         uploaders.append(
@@ -93,7 +93,7 @@ def make_uploaders(seed, count=80, syllables=SYLLABLES):
                 favourites=(*leaking, personal[0], pick(rng, GEAR).lower().replace(" ", "-")),
                 talkative=float(rng.uniform(0.2, 1.0)),
                 overloaded=float(rng.uniform(0.5, 1.0)) if rng.random() < 0.3 else float(rng.uniform(0, 0.15)),
-                missing=float(rng.uniform(0.3, 0.6)) if careless else float(rng.uniform(0.02, 0.14)),
+                missing=float(rng.uniform(0.25, 0.55)) if careless else float(rng.uniform(0.02, 0.12)),
                 vague=float(rng.uniform(0.02, 0.2)),
                 misleading=float(rng.uniform(0.03, 0.16)),
                 gear=pick(rng, GEAR),

@@ -5,8 +5,8 @@ mention (`words`: adjectives that hold for the sound).
 """
 
 import numpy as np
-from scipy import signal
 from synthesis_parts import (
+    band,
     crush,
     curve,
     decay,
@@ -159,13 +159,13 @@ def power_up(draw):
 
 
 def sweep_filter(samples, draw, low, high):
-    """Filter by a resonance that jumps through eight steps from low to high hertz."""
-    pieces, state = [], np.zeros(2)
-    for piece, centre in zip(np.array_split(samples, 8), np.geomspace(low, high, 8), strict=True):
-        b, a = signal.iirpeak(centre, 3, fs=draw.rate)
-        filtered, state = signal.lfilter(b, a, piece, zi=state)
-        pieces.append(filtered)
-    return np.concatenate(pieces).astype(np.float32)
+    """Filter by a resonance that steps up from low to high hertz eight times."""
+    steps = np.geomspace(low, high, 8)
+    pieces = [
+        fade(band(piece, draw, 0.8 * centre, 1.25 * centre, 3), draw, 0.003, 0.003)
+        for piece, centre in zip(np.array_split(samples, 8), steps, strict=True)
+    ]
+    return np.concatenate(pieces)
 
 
 def filtered_texture(draw):
