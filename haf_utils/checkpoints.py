@@ -99,9 +99,9 @@ def read_pickle(path):
         raise CheckpointError(f"{path} does not exist") from error
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} was refused: it holds {error}. Nothing in it was executed.") from error
-    except (RuntimeError, EOFError, OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+    except CheckpointError:
+        raise
+    except Exception as error:  # damaged bytes make an unpickler raise nearly anything
         raise CheckpointError(f"{path} is damaged or cut short: {error}") from error
     raise CheckpointError(f"{path} is {_kind(start)}")
 
