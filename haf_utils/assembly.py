@@ -20,7 +20,16 @@ from haf_utils.runs import write_beside
 from haf_utils.systems import CachedInputs, ClapBackbone, LiveInputs, PasstBackbone, System
 from haf_utils.text_aux import TextAuxClassifier
 
-__all__ = ["assemble", "checkpoint_digest", "checkpoint_of", "classifier_of", "corpus_of", "embeddings", "load_source"]
+__all__ = [
+    "assemble",
+    "checkpoint_digest",
+    "checkpoint_of",
+    "classifier_of",
+    "corpus_of",
+    "digests_of",
+    "embeddings",
+    "load_source",
+]
 
 SHIPPED = "embeddings shipped with the dataset"  # stands where a checkpoint's digest would
 
@@ -41,11 +50,10 @@ def assemble(config: FinetuneConfig) -> tuple[Corpus, System, CachedInputs | Liv
     corpus, sizes = corpus_of(config), profile(config.profile)
     source = checkpoint_of(config, sizes)
     # Embeddings that the dataset ships come from a checkpoint of their own, whatever `initialisation` says.
-    checkpoint = checkpoint_digest(source, config.seed) if corpus.features is None else SHIPPED
-    digests = {"data": corpus_digest(corpus), "checkpoint": checkpoint}
+    digests = digests_of(config, corpus)
     if config.train == "joint" and corpus.features is not None:
         raise ValueError(f"{config.dataset} has embeddings but no audio: pass train='head', or unpack audio.zip")
-    order = _text_order(config, corpus)
+    order = text_order(config, corpus)
     if config.train == "head":
         inputs, backbone, width = _cached(config, corpus, source, digests, order), None, sizes.clap.embedding
     elif config.system == "passt":
@@ -58,6 +66,13 @@ def assemble(config: FinetuneConfig) -> tuple[Corpus, System, CachedInputs | Liv
     return corpus, System(backbone, classifier).to(config.device), inputs, digests
 
 
+def digests_of(config: FinetuneConfig, corpus: Corpus) -> dict[str, str]:
+    """Digests of the data and the checkpoint that a run of `config` depends on, as config.json records them."""
+    source = checkpoint_of(config, profile(config.profile))
+    checkpoint = checkpoint_digest(source, config.seed) if corpus.features is None else SHIPPED
+    return {"data": corpus_digest(corpus), "checkpoint": checkpoint}
+
+
 def classifier_of(config: FinetuneConfig, sizes: Profile, width: int) -> torch.nn.Module:
     """The untrained classifier of a resolved `config` on embeddings of `width` dimensions."""
     if config.system == "passt":
@@ -67,7 +82,7 @@ def classifier_of(config: FinetuneConfig, sizes: Profile, width: int) -> torch.n
     return HafClassifier(width, sizes.latent, config.dropout, config.modality, config.fusion, config.gating)
 
 
-def _text_order(config: FinetuneConfig, corpus: Corpus) -> np.ndarray:
+def text_order(config: FinetuneConfig, corpus: Corpus) -> np.ndarray:
     """Whose text each row gets (N,): its own, unless texts are shuffled to plant an effect."""
     rows = np.arange(len(corpus.table))
     return np.random.default_rng(0).permutation(rows) if config.shuffle_texts else rows

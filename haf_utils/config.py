@@ -15,7 +15,7 @@ from haf_utils.corpus import FOLDS, SPLITS
 from haf_utils.losses import SMOOTHINGS
 from haf_utils.model import FUSIONS, MODALITIES
 
-__all__ = ["SYSTEMS", "TRAINS", "WHERE", "FinetuneConfig", "check", "default_name", "resolve"]
+__all__ = ["SYSTEMS", "TRAINS", "WHERE", "FinetuneConfig", "check", "default_name", "differing", "resolve"]
 
 SYSTEMS = ("haf", "text_aux", "passt")
 TRAINS = ("head", "joint")
@@ -168,3 +168,12 @@ def default_name(config: FinetuneConfig) -> str:
             continue
         shown.append(f"{field.name}={Path(value).name if isinstance(value, str) else value}")
     return "_".join([f"{config.system}-{config.train}", *shown, f"f{config.fold}", f"s{config.seed}"])
+
+
+def differing(config: FinetuneConfig) -> dict[str, object]:
+    """The parameters in which `config` differs from the defaults of its profile, system and way of training, and those
+    four that every run has: profile, train, fold, seed. What a run is, without where it is."""
+    kind = {name: getattr(config, name) for name in ("profile", "system", "train")}
+    default = dataclasses.asdict(resolve(FinetuneConfig(dataset="", runs="", **kind)))
+    own = {k: v for k, v in dataclasses.asdict(config).items() if k not in WHERE and v != default[k]}
+    return own | {name: getattr(config, name) for name in ("profile", "train", "fold", "seed")}

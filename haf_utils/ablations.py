@@ -1,0 +1,261 @@
+"""Ablations that can be believed: run folders pooled out of fold, paired differences, and what their intervals allow.
+
+Pooled out of fold: each clip is predicted by the one model of five that did not train on it, so that a system is judged
+on every clip. Two systems are compared on the same clips, under the same seeds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from haf_utils.config import WHERE, FinetuneConfig, differing, resolve
+from haf_utils.metrics import confusion, error_severity, scores_from_confusion
+from haf_utils.runs import Run, RunError, finished, load_run, write_beside
+from haf_utils.statistics import Difference, bootstrap, interval, mcnemar, paired_difference
+
+__all__ = [
+    "Pooled",
+    "compare",
+    "compare_all",
+    "errors_inside_parent",
+    "head_twin",
+    "joint_recipes",
+    "one_fold",
+    "one_seed",
+    "pool",
+    "read_runs",
+    "recipe_of",
+    "score",
+    "severity",
+    "verdict",
+    "without_tta",
+    "write_table",
+]
+
+_FREE = (*WHERE, "fold", "seed")  # what may differ between the runs that are pooled
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """Out-of-fold predictions of one recipe under S seeds: ids (N,) sorted, labels (N,), folds (N,) that each clip was
+    tested in, posteriors with and without test-time augmentation (S, N, 23), fusion weights (S, N, 2)."""
+
+    name: str
+    seeds: tuple[int, ...]
+    ids: np.ndarray
+    labels: np.ndarray
+    folds: np.ndarray
+    probabilities: np.ndarray
+    plain: np.ndarray
+    weights: np.ndarray
+    training_clips: float  # mean over folds
+    absent_classes: tuple[int, ...]  # labels without a training clip in some fold
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """(S, N) labels."""
+        return self.probabilities.argmax(-1)
+
+
+def read_runs(folder: Path | str) -> tuple[list[Run], pd.DataFrame]:
+    """All usable runs directly under `folder`, and a table (run, reason) of what is half written, damaged or of another
+    taxonomy. A folder without config.json is no run and is not listed."""
+    runs, left_out = [], []
+    for path in sorted(Path(folder).iterdir()):
+        if not (path / "config.json").is_file() or not path.is_dir():
+            continue
+        try:
+            run = load_run(path)
+            _ = run.config["config"]["fold"], run.metrics["absent_classes"], run.part("test")
+            runs.append(run)
+        except (RunError, ValueError, KeyError) as error:
+            reason = str(error) if finished(path) else "not finished: the same sweep goes on with it"
+            left_out.append((path.name, reason.replace(f"{path}", path.name)))
+    return runs, pd.DataFrame(left_out, columns=["run", "reason"])
+
+
+def _recipe(config: Mapping) -> tuple:
+    return tuple((name, value) for name, value in config.items() if name not in _FREE)
+
+
+def pool(runs: Sequence[Run], wanted: FinetuneConfig, folds: Sequence[int] = range(5), name: str = "") -> Pooled:
+    """The runs of the recipe `wanted` (whatever its fold and seed), pooled over `folds`; every seed that has them all.
+
+    Raises ValueError that says which folds are missing, or where runs were not made on the same clips.
+    """
+    recipe = _recipe(dataclasses.asdict(resolve(dataclasses.replace(wanted, name="any"))))
+    found: dict[int, dict[int, Run]] = {}
+    for run in runs:
+        if _recipe(run.config["config"]) == recipe:
+            found.setdefault(run.config["config"]["seed"], {})[run.config["config"]["fold"]] = run
+    seeds = tuple(sorted(seed for seed, by_fold in found.items() if set(folds) <= set(by_fold)))
+    name = name or resolve(wanted).name
+    if not seeds:
+        have = {seed: sorted(by_fold) for seed, by_fold in found.items()}
+        raise ValueError(f"{name}: no seed has all of the folds {list(folds)}; there are {have or 'no runs of it'}")
+    chosen = [[found[seed][fold] for fold in folds] for seed in seeds]
+    digests = {run.config["digests"]["data"] for row in chosen for run in row}
+    if len(digests) > 1:
+        raise ValueError(f"{name}: its runs were made on different data; run the sweep again, it renews the old ones")
+    parts = [[run.part("test") for run in row] for row in chosen]
+    ids = np.concatenate([part.ids for part in parts[0]])
+    if len(np.unique(ids)) != len(ids):
+        raise ValueError(f"{name}: a clip is in the test part of two folds: these are not folds of one split")
+    order = np.argsort(ids)
+
+    def stack(field: str) -> np.ndarray:
+        return np.stack([np.concatenate([getattr(part, field) for part in row])[order] for row in parts])
+
+    splits = [run.split for run in chosen[0]]
+    return Pooled(
+        name=name,
+        seeds=seeds,
+        ids=ids[order],
+        labels=np.concatenate([part.labels for part in parts[0]])[order],
+        folds=np.repeat(list(folds), [len(part.ids) for part in parts[0]])[order],
+        probabilities=stack("probabilities"),
+        plain=stack("plain"),
+        weights=stack("weights"),
+        training_clips=float(np.mean([(split["part"] == "train").sum() for split in splits])),
+        absent_classes=tuple(sorted({label for run in chosen[0] for label in run.metrics["absent_classes"]})),
+    )
+
+
+def without_tta(pooled: Pooled) -> Pooled:
+    """The same models, each clip heard once and without noise: this ablation needs no training."""
+    return dataclasses.replace(pooled, name=f"{pooled.name} without TTA", probabilities=pooled.plain)
+
+
+def one_seed(pooled: Pooled, seed: int) -> Pooled:
+    """The runs under one of the seeds, as if it were the only one; called seed 0, so that two can be compared."""
+    row = [pooled.seeds.index(seed)]
+    arrays = {name: getattr(pooled, name)[row] for name in ("probabilities", "plain", "weights")}
+    return dataclasses.replace(pooled, name=f"{pooled.name}, seed {seed}", seeds=(0,), **arrays)
+
+
+def one_fold(pooled: Pooled, fold: int) -> Pooled:
+    """What was predicted of the clips of one fold."""
+    here = pooled.folds == fold
+    rows = {name: getattr(pooled, name)[here] for name in ("ids", "labels", "folds")}
+    arrays = {name: getattr(pooled, name)[:, here] for name in ("probabilities", "plain", "weights")}
+    return dataclasses.replace(pooled, name=f"{pooled.name}, fold {fold}", **rows, **arrays)
+
+
+def recipe_of(config: FinetuneConfig) -> dict[str, object]:
+    """In what `config` differs from the report's recipe, whatever its profile, way of training, fold and seed."""
+    return {name: v for name, v in differing(config).items() if name not in ("profile", "train", "fold", "seed")}
+
+
+def joint_recipes(runs: Sequence[Run]) -> list[tuple[FinetuneConfig, list[int]]]:
+    """The recipes trained jointly from the profile's checkpoint on the official split, each with its folds."""
+    found: dict[tuple, tuple[FinetuneConfig, list[int]]] = {}
+    for run in runs:
+        config = FinetuneConfig(**run.config["config"])
+        if (config.system, config.train, config.initialisation, config.split) == (
+            "haf",
+            "joint",
+            "pretrained",
+            "official",
+        ):
+            key = (_recipe(run.config["config"]), config.seed)
+            found.setdefault(key, (config, []))[1].append(config.fold)
+    return list(found.values())
+
+
+def head_twin(config: FinetuneConfig, base: FinetuneConfig) -> FinetuneConfig:
+    """The head run, where `base` is, to compare a joint run with: the same but for `train` and what goes with it."""
+    own = differing(config)
+    for name in ("epochs", "batch", "classifier_rate", "backbone_rate", "accumulation", "precision"):
+        own.pop(name, None)
+    own.pop("activation_checkpointing", None)
+    where = {name: getattr(base, name) for name in WHERE if name != "name"}
+    return FinetuneConfig(**where | own | {"train": "head"})
+
+
+def _paired(a: Pooled, b: Pooled) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[int, ...]]:
+    """labels (N,), strata (N,) and predictions (S, N) of `a` and `b` on the clips and under the seeds they share."""
+    seeds = tuple(seed for seed in a.seeds if seed in b.seeds)
+    _, in_a, in_b = np.intersect1d(a.ids, b.ids, return_indices=True)
+    if not seeds or not len(in_a):
+        what = "seed" if not seeds else "clip"
+        raise ValueError(f"{a.name} and {b.name} have no {what} in common: they cannot be paired")
+    if (a.labels[in_a] != b.labels[in_b]).any():
+        raise ValueError(f"{a.name} and {b.name} disagree about the labels of clips: they are of different data")
+    said_a = a.predicted[[a.seeds.index(seed) for seed in seeds]][:, in_a]
+    said_b = b.predicted[[b.seeds.index(seed) for seed in seeds]][:, in_b]
+    return b.labels[in_b], b.folds[in_b], said_a, said_b, seeds
+
+
+def compare(a: Pooled, b: Pooled, rng: np.random.Generator, replicates: int = 2000, metric: str = "hF") -> dict:
+    """`a` minus `b` in `metric` on the same clips under the same seeds.
+
+    Returns a dict of estimate, low, high (95 %, clips resampled within fold and class, seeds as a second source of
+    variance), p_value (McNemar's, on the accuracy under the first seed), clips, seeds.
+    """
+    labels, folds, said_a, said_b, seeds = _paired(a, b)
+    difference = paired_difference(labels, said_a, said_b, rng, replicates, strata=folds)[metric]
+    p_value = mcnemar(labels, said_a[0], said_b[0]).p_value
+    return dataclasses.asdict(difference) | {"p_value": p_value, "clips": len(labels), "seeds": len(seeds)}
+
+
+def compare_all(
+    variants: Mapping[str, Pooled], base: Pooled, rng: np.random.Generator, replicates: int = 2000, metric: str = "hF"
+) -> pd.DataFrame:
+    """`compare` of each variant with `base`: a row a variant, the columns of `compare`."""
+    rows = {name: compare(pooled, base, rng, replicates, metric) for name, pooled in variants.items()}
+    columns = ["estimate", "low", "high", "p_value", "clips", "seeds"]
+    return pd.DataFrame.from_dict(rows, orient="index", columns=columns).rename_axis("variant")
+
+
+def score(pooled: Pooled, rng: np.random.Generator, replicates: int = 2000, metric: str = "hF") -> dict:
+    """The mean over seeds of a score, with the 95 % interval over clips: dict of estimate, low, high."""
+    observed = scores_from_confusion(np.stack([confusion(pooled.labels, said) for said in pooled.predicted]))[metric]
+    samples = bootstrap(pooled.labels, pooled.predicted, rng, replicates, pooled.folds)[metric].mean(0)
+    low, high = interval(samples)
+    return {"estimate": float(observed.mean()), "low": float(low), "high": float(high)}
+
+
+def severity(pooled: Pooled) -> dict[str, float]:
+    """Shares of clips: right, right_parent (wrong class, right top level), wrong_parent; and inside, the share of the
+    errors that stay inside the parent. Means over seeds."""
+    each = pd.DataFrame([error_severity(pooled.labels, said) for said in pooled.predicted]).mean()
+    wrong = each["right_parent"] + each["wrong_parent"]
+    return each.to_dict() | {"inside": float(each["right_parent"] / wrong) if wrong else float("nan")}
+
+
+def errors_inside_parent(a: Pooled, b: Pooled, rng: np.random.Generator, replicates: int = 2000) -> Difference:
+    """Share of the errors that stay inside the parent, `a` minus `b`, with its 95 % interval over resampled clips."""
+    labels, folds, said_a, said_b, seeds = _paired(a, b)
+
+    def inside(scores: Mapping[str, np.ndarray]) -> np.ndarray:
+        wrong = 1 - scores["accuracy"]
+        share = np.divide(scores["top_accuracy"] - scores["accuracy"], wrong, out=np.zeros_like(wrong), where=wrong > 0)
+        return share[: len(seeds)].mean(0) - share[len(seeds) :].mean(0)
+
+    both = np.concatenate([said_a, said_b])
+    low, high = interval(inside(bootstrap(labels, both, rng, replicates, folds)))
+    observed = inside(scores_from_confusion(np.stack([confusion(labels, said) for said in both])))
+    return Difference(float(observed), float(low), float(high))
+
+
+def verdict(difference: Mapping | Difference, metric: str = "hF") -> str:
+    """What a 95 % interval allows one to say, in percentage points."""
+    values = dataclasses.asdict(difference) if isinstance(difference, Difference) else difference
+    estimate, low, high = (100 * values[name] for name in ("estimate", "low", "high"))
+    shown = f"{estimate:+.1f} points (95 % interval {low:+.1f} to {high:+.1f})"
+    if low > 0:
+        return f"raises {metric}: {shown}"
+    if high < 0:
+        return f"lowers {metric}: {shown}"
+    return f"the interval covers zero, this data cannot tell: {shown}"
+
+
+def write_table(table: pd.DataFrame, folder: Path | str) -> None:
+    """Write all comparisons to `<folder>/ablations.csv`."""
+    write_beside(Path(folder) / "ablations.csv", lambda path: table.to_csv(path))

@@ -1,0 +1,90 @@
+"""Pictures of ablations: differences with their intervals, where errors go, what more data buys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+__all__ = ["data_curves", "forest", "severity_bars"]
+
+_UP, _DOWN, _OPEN = "#0072B2", "#D55E00", "0.55"  # above zero, below zero, covers zero
+
+
+def forest(groups: Mapping[str, pd.DataFrame], title: str = "", label: str = "difference in hF (points)") -> Figure:
+    """Forest plot: a row a variant with its difference and 95 % interval, under a heading a group.
+
+    groups: heading -> DataFrame indexed by variant with estimate, low, high (fractions) and p_value (McNemar).
+    Filled markers: the interval leaves zero out; hollow grey ones: it does not.
+    """
+    rows = sum(len(table) + 1.4 for table in groups.values())
+    figure, axes = plt.subplots(figsize=(9, 0.8 + 0.27 * rows))
+    place, ticks, names = 0.0, [], []
+    right = axes.get_yaxis_transform()  # x in shares of the axes, y in data
+    for heading, table in groups.items():
+        axes.text(-0.01, place, heading, transform=right, ha="right", va="center", weight="bold", fontsize=9)
+        place += 1
+        for name, row in table.iterrows():
+            estimate, low, high = 100 * row["estimate"], 100 * row["low"], 100 * row["high"]
+            told = low > 0 or high < 0
+            colour = (_UP if low > 0 else _DOWN) if told else _OPEN
+            axes.plot([low, high], [place, place], color=colour, lw=2.2 if told else 1.4, solid_capstyle="butt")
+            axes.plot(estimate, place, "o", ms=6, mec=colour, mfc=colour if told else "white")
+            text = f"{estimate:+5.1f}  [{low:+.1f}, {high:+.1f}]"
+            axes.text(1.02, place, text, transform=right, va="center", fontsize=8, family="monospace")
+            p_value = "<.001" if row["p_value"] < 0.001 else f"{row['p_value']:.3f}".lstrip("0")
+            axes.text(1.35, place, p_value, transform=right, va="center", fontsize=8, family="monospace")
+            ticks.append(place)
+            names.append(str(name))
+            place += 1
+        place += 0.4
+    axes.text(1.02, -0.9, "estimate [95 % interval]", transform=right, va="center", fontsize=8, weight="bold")
+    axes.text(1.35, -0.9, "McNemar p", transform=right, va="center", fontsize=8, weight="bold")
+    axes.axvline(0, color="0.2", lw=1)
+    axes.set_yticks(ticks, names)
+    axes.set(ylim=(place, -1.3), xlabel=label, title=title)
+    axes.grid(axis="y", visible=False)
+    return figure
+
+
+def severity_bars(table: pd.DataFrame, title: str = "") -> Figure:
+    """Stacked bars, one a variant: clips classified wrongly inside the right parent, and under a wrong one.
+
+    table: indexed by variant, columns right_parent, wrong_parent, inside (fractions, `ablations.severity`).
+    """
+    figure, axes = plt.subplots(figsize=(8, 0.9 + 0.32 * len(table)))
+    places = np.arange(len(table))[::-1]
+    inside, outside = 100 * table["right_parent"].to_numpy(), 100 * table["wrong_parent"].to_numpy()
+    axes.barh(places, inside, color="#56B4E9", label="wrong class, right parent", height=0.7)
+    axes.barh(places, outside, left=inside, color="#882255", label="wrong parent", height=0.7)
+    for place, total, share in zip(places, inside + outside, table["inside"], strict=True):
+        shown = "no errors" if np.isnan(share) else f"{100 * share:.0f} % inside"
+        axes.text(total, place, f"  {shown}", va="center", fontsize=8)
+    axes.set_yticks(places, table.index)
+    axes.set(xlabel="share of all clips (%)", title=title, xlim=(0, 1.25 * max((inside + outside).max(), 1)))
+    axes.grid(axis="y", visible=False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.12 - 0.6 / max(len(table), 4)), ncols=2)
+    return figure
+
+
+def data_curves(tables: Mapping[str, pd.DataFrame], colours: Sequence[str], title: str = "") -> Figure:
+    """hF against the number of training clips, a line a system with its 95 % band.
+
+    tables: system -> DataFrame with clips, estimate, low, high (fractions).
+    """
+    figure, axes = plt.subplots(figsize=(7, 4))
+    for (name, table), colour, style in zip(tables.items(), colours, ("-", "--", ":"), strict=False):
+        axes.fill_between(table["clips"], table["low"], table["high"], color=colour, alpha=0.15, lw=0)
+        axes.plot(table["clips"], table["estimate"], style, marker="o", color=colour, label=name)
+    axes.set_xscale("log")
+    marks = sorted({round(clips) for table in tables.values() for clips in table["clips"]})
+    axes.set_xticks(marks, [str(mark) for mark in marks])
+    axes.minorticks_off()
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set(xlabel="training clips a fold", ylabel="hF, out of fold", title=title)
+    axes.legend(frameon=False)
+    return figure

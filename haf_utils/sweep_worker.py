@@ -1,0 +1,151 @@
+"""What one worker of a sweep does: many runs in one process, since to import torch costs more than a small run.
+
+Workers and the sweep that started them talk through files in the sweep's folder, because that works the same between
+two processes and between two machines of a cluster. For a run called NAME:
+
+    NAME.claimed    a worker took it
+    NAME.done       it finished
+    NAME.failed     it raised; the traceback stands in <runs>/NAME/error.txt
+    watched         is there as long as somebody waits for local workers: without it they end
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+import time
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import papermill
+import torch
+from filelock import FileLock
+from submitit.core.utils import UncompletedJobError
+from submitit.helpers import DelayedSubmission
+
+from haf_utils.assembly import assemble
+from haf_utils.config import FinetuneConfig, differing, resolve
+from haf_utils.profiles import REPOSITORY
+from haf_utils.runs import RunError, finished, write_beside
+from haf_utils.training import finetune
+
+__all__ = ["NOTEBOOK", "Worker", "run_notebook"]
+
+NOTEBOOK = REPOSITORY / "notebooks" / "04_finetuning.ipynb"
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Calls `finetune` for one of `configs` after the other, leaving out those that another worker has claimed.
+
+    folder: the sweep's; threads: torch's; notebook: parameters for notebook 04 where it does the runs, else None;
+    launcher: process id of the sweep that this worker must not outlive (None on a cluster, where the scheduler sees to
+    that); gpu: which GPU a run on "cuda" gets; visible: the launcher's CUDA_VISIBLE_DEVICES.
+    """
+
+    configs: tuple[FinetuneConfig, ...]
+    folder: str
+    threads: int
+    notebook: Mapping | None = None
+    launcher: int | None = None
+    gpu: int = 0
+    visible: str | None = None
+
+    def __call__(self) -> None:
+        if self.launcher is not None:
+            os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # submitit hides all GPUs from local jobs
+            if self.visible is not None:
+                os.environ["CUDA_VISIBLE_DEVICES"] = self.visible
+            threading.Thread(target=self._end_with_launcher, daemon=True).start()
+        torch.set_num_threads(self.threads)
+        for config in self.configs:
+            if not self._claim(config.name):
+                continue
+            if config.device == "cuda" and self.launcher is not None:
+                config = dataclasses.replace(config, device=f"cuda:{self.gpu % torch.cuda.device_count()}")
+            self._run(config)
+
+    def checkpoint(self) -> DelayedSubmission:
+        """What Slurm starts when it puts a job back into the queue: the same again, and finished runs are skipped."""
+        return DelayedSubmission(self)
+
+    def _mark(self, name: str, what: str) -> Path:
+        return Path(self.folder) / f"{name}.{what}"
+
+    def _claim(self, name: str) -> bool:
+        """Whether this worker is the one to do the run. A job that was put back into the queue keeps its claims."""
+        owner = os.environ.get("SLURM_JOB_ID") or str(os.getpid())
+        try:
+            with open(self._mark(name, "claimed"), "x") as file:
+                file.write(owner)
+        except FileExistsError:
+            ended = self._mark(name, "done").exists() or self._mark(name, "failed").exists()
+            return not ended and self._mark(name, "claimed").read_text() == owner
+        return True
+
+    def _run(self, config: FinetuneConfig) -> None:
+        error_file = Path(config.runs) / config.name / "error.txt"
+        try:
+            if config.train == "head":
+                _prepare(_source(config))
+            if self.notebook is not None:
+                run_notebook(config, self.notebook)
+            else:
+                finetune(config, quiet=True)
+        except UncompletedJobError:  # raised by a signal handler when the job's time is over: not the run's fault
+            raise
+        except Exception:
+            text = traceback.format_exc()
+            write_beside(error_file, lambda path: path.write_text(text, "utf-8"))
+            self._mark(config.name, "failed").touch()
+        else:
+            error_file.unlink(missing_ok=True)
+            self._mark(config.name, "done").touch()
+
+    def _end_with_launcher(self) -> None:
+        """Runs in a thread: a worker whose sweep was interrupted, or killed without a chance to clean up, ends too."""
+        while _alive(self.launcher) and (Path(self.folder) / "watched").exists():
+            time.sleep(0.5)
+        os._exit(1)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _source(config: FinetuneConfig) -> FinetuneConfig:
+    """`config` without what does not change the embeddings, so that runs that share them are equal here."""
+    kept = ("dataset", "extra", "evaluation", "scratch", "runs", "profile", "initialisation", "device", "train")
+    seed = config.seed if config.initialisation == "random" else 0
+    return resolve(FinetuneConfig(**{name: getattr(config, name) for name in kept}, seed=seed, name="source"))
+
+
+@cache
+def _prepare(source: FinetuneConfig) -> None:
+    """Decode the audio and compute the embeddings that head runs share, if nobody has: one worker does, others wait."""
+    folder = Path(source.scratch or source.runs)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / "embeddings.lock"):
+        assemble(source)
+
+
+def run_notebook(config: FinetuneConfig, parameters: Mapping) -> None:
+    """The run as a readable record: notebook 04, given `parameters` and the run's own, kept as
+    `<runs>/notebooks/<name>.ipynb`. Raises PapermillExecutionError, or RunError where it left another run."""
+    declared = papermill.inspect_notebook(str(NOTEBOOK))
+    given = {name: value for name, value in (dict(parameters) | differing(config)).items() if name in declared}
+    output = Path(config.runs) / "notebooks" / f"{config.name}.ipynb"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    papermill.execute_notebook(
+        str(NOTEBOOK), str(output), given, kernel_name="python3", progress_bar=False, cwd=str(output.parent)
+    )
+    if not finished(Path(config.runs) / config.name):
+        raise RunError(f"{output} ran, but left no run folder {config.name}: give the run no `name`")
