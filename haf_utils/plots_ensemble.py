@@ -11,9 +11,9 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
-from scipy.signal import spectrogram as stft
 
 from haf_utils.plots import CLASS_COLOURS, COLOURS, colour_labels
+from haf_utils.plots_data import FLOOR, HIGH, LOW, log_mel
 from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS
 
 __all__ = [
@@ -150,18 +150,22 @@ def diversity_and_gain(disagreement: pd.DataFrame, overlap: pd.DataFrame, pairs:
 
 
 def spectrogram(axes: Axes, samples: np.ndarray, rate: int, title: str = "") -> None:
-    """Spectrogram of int16 or float samples (n,) at `rate` Hz, in dB below its loudest point, on `axes`."""
-    length = min(1024, len(samples))
-    frequencies, times, power = stft(samples.astype(np.float64), rate, nperseg=length, noverlap=length * 3 // 4)
-    decibels = 10 * np.log10(power / max(power.max(), 1e-20) + 1e-8)
-    axes.pcolormesh(times, frequencies / 1000, decibels, cmap="magma", vmin=-80, vmax=0, rasterized=True)
+    """Log-mel of samples (n,) at `rate` Hz on `axes`, in dB below its loudest point."""
+    mel = log_mel(samples.astype(np.float32) / 32767, rate)
+    extent = (0, len(samples) / rate, 0, 1)
+    axes.imshow(
+        mel, cmap="magma", vmin=FLOOR, vmax=0, origin="lower", aspect="auto", extent=extent, interpolation="nearest"
+    )
+    ticks = np.array([100, 500, 1000, 2000, 4000, 8000])
+    low, high, places = (np.log10(1 + np.array(f) / 700) for f in (LOW, HIGH, ticks))
+    axes.set_yticks((places - low) / (high - low), [f"{tick / 1000:g}" for tick in ticks])
     axes.set(xlabel="time (s)", ylabel="frequency (kHz)")
     axes.set_title(title, fontsize="small")
     axes.grid(visible=False)
 
 
 def mistake_spectrograms(clips: Sequence[tuple[np.ndarray, int, str]]) -> Figure:
-    """Spectrograms side by side. clips: samples (n,), rate in Hz, title."""
+    """Spectrograms side by side. clips: int16 samples (n,), rate in Hz, title."""
     figure, axes = plt.subplots(1, len(clips), figsize=(4 * len(clips), 3.2), squeeze=False)
     for panel, (samples, rate, title) in zip(axes[0], clips, strict=True):
         spectrogram(panel, samples, rate, title)
@@ -180,7 +184,7 @@ def posterior_card(
     """All about one clip: its sound, the ensemble's posterior by parent, what each member says, how it fused.
 
     posterior (23,); members: posteriors, a row a member, a column a class code; weights: columns audio, text, of the
-    members' fusion; label 0..22, -1 unknown; samples (n,) at `rate` Hz, None where there is no audio.
+    members' fusion; label 0..22, -1 unknown; int16 samples (n,) at `rate` Hz, None: no audio.
     """
     figure = plt.figure(figsize=(12.5, 6.6))
     grid = figure.add_gridspec(2, 2, width_ratios=(1.1, 1), height_ratios=(1, 1.15))

@@ -25,12 +25,13 @@ __all__ = ["as_wav", "data_explorer", "prediction_explorer", "show"]
 LISTED = 500  # clips that a menu offers: longer ones are slow, and nobody reads them
 
 
-def show(widget: ipywidgets.Widget) -> None:
-    """Display `widget`, or say where to see it: a saved notebook holds no kernel that could answer."""
+def show(make: Callable[..., ipywidgets.Widget] | ipywidgets.Widget, *arguments) -> None:
+    """Display the widget `make(*arguments)`, or say where to see it: a saved notebook holds no kernel that could
+    answer. Headless, it is not even made, since its pictures would be saved in the notebook's metadata."""
     if headless():
         print("(in JupyterLab a widget stands here; run all cells to use it)")
     else:
-        display(widget)
+        display(make(*arguments) if callable(make) else make)
 
 
 def data_explorer(table: pd.DataFrame, sound_id: str = "") -> ipywidgets.VBox:
