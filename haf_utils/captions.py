@@ -55,7 +55,8 @@ _BRANDS = r"""zoom\W?h\d\w*|h[1-6]n|tascam|edirol|roland\W?r\W{0,2}\d+|sennheise
     shure|schoeps|rycote|dpa|behringer|focusrite|motu|apogee|m-?audio|fostex|marantz|olympus|nagra|mixpre|
     sound\ devices|sm-?5[78]|u-?87|mkh\W?\d*|me-?6[67]|ls-?1\d|pcm[\s-]?[md]\d+|r-?0?9hr|dr-?\d{2}\w*|audio-?technica|
     audacity|ableton|cubase|pro\W?tools|garage\W?band|adobe\ audition|cool\ ?edit|sound\W?forge|fl\ studio|wavelab|
-    logic\ (?:pro|\d)|built-?in\ mic\w*|internal\ mics?|handy\ recorder|hand-?held\ recorder|(?:voice|digital|field)\ recorder"""
+    logic\ (?:pro|\d)|built-?in\ mic\w*|internal\ mics?|handy\ recorder|hand-?held\ recorder|
+    (?:voice|digital|field)\ recorder"""
 # Things that also make sounds: equipment only after "recorded with".
 _DEVICES = r"iphone|ipad|android|smart\W?phone|laptop|microphones?|mics?|webmic|pre-?amps?|condenser|minidisc|reaper"
 _BRAND = re.compile(rf"\b(?:{_BRANDS})\b", re.I | re.X)

@@ -18,9 +18,6 @@ listed: an unknown class gets label -1, and of an id that occurs twice the first
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import os
 import warnings
 from collections import Counter
@@ -31,12 +28,24 @@ import numpy as np
 import pandas as pd
 
 from haf_utils.folds import official_folds
+from haf_utils.layouts import (
+    EXTENSIONS,
+    LAYOUTS,
+    audio_files,
+    expect_layout,
+    layout,
+    metadata_file,
+    nsynth_files,
+    read_csv,
+    read_json,
+)
 from haf_utils.progress import bar
 from haf_utils.taxonomy import CLASSES, TOP_LEVELS
 
 __all__ = [
     "BSD_COLUMNS",
     "COLUMNS",
+    "EXTENSIONS",
     "LAYOUTS",
     "audio_files",
     "layout",
@@ -55,42 +64,12 @@ __all__ = [
 COLUMNS = tuple("sound_id path code label title tags description uploader confidence source".split())
 # Columns of BSD10k-v1.2 and BSD35k-CS. v1.0 has `set` and neither confidence nor description.
 BSD_COLUMNS = tuple("sound_id class class_idx class_top confidence uploader license title tags description".split())
-EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3")  # where a clip is there twice, the first of these wins
-
-# What `layout` looks for; the texts appear in error messages.
-LAYOUTS = {
-    "bsd": "BSD10k or BSD35k-CS: metadata/BSD10k_metadata.csv (or BSD35k-CS_metadata.csv) and audio/<sound_id>.wav",
-    "evaluation": "evaluation set: metadata/*.csv with a column anonymous_id, and audio/<anonymous_id>.wav",
-    "fsd50k": "FSD50K: FSD50K.ground_truth/dev.csv or eval.csv, FSD50K.metadata/ and FSD50K.dev_audio/",
-    "nsynth": "NSynth: nsynth-<split>/examples.json and nsynth-<split>/audio/, or one such folder itself",
-}
 
 
 def load(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
     """Load the dataset in the folder `root`, whichever of the known layouts it has -> clips table."""
     loaders = {"bsd": load_bsd, "evaluation": load_evaluation, "fsd50k": load_fsd50k, "nsynth": load_nsynth}
     return loaders[layout(root)](root, strict=strict)
-
-
-def layout(root: str | os.PathLike) -> str:
-    """Key in `LAYOUTS` of the layout that the folder `root` has.
-
-    Raises FileNotFoundError where there is no such folder, ValueError (what is known, what was found) where it has
-    none of the layouts.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root} is not a folder: pass the folder that holds a dataset")
-    found = _layout(root)
-    if found is None:
-        entries = sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir())
-        listing = ", ".join(entries[:12]) + (f" and {len(entries) - 12} more" if len(entries) > 12 else "")
-        near = [folder for folder in (root.parent, *filter(Path.is_dir, root.iterdir())) if _layout(folder)]
-        raise ValueError(
-            f"{root} has none of the known layouts. Known:\n  " + "\n  ".join(LAYOUTS.values()) + "\n"
-            f"Found: {listing or 'an empty folder'}." + (f" Did you mean {near[0]}?" if near else "")
-        )
-    return found
 
 
 def load_bsd(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
@@ -102,8 +81,8 @@ def load_bsd(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
     Raises ValueError that names the file and the columns (missing column) or the rows (class, duplicates).
     """
     root = Path(root)
-    _expect(root, "bsd")
-    file = _one_metadata_file(root)
+    expect_layout(root, "bsd")
+    file = metadata_file(root)
     raw = read_csv(file)
     _need_columns(raw, file, ("sound_id", "class", "uploader", "title", "tags"), BSD_COLUMNS)
     for column in ("sound_id", "class"):
@@ -141,8 +120,8 @@ def load_bsd(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
 def load_evaluation(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
     """Clips table of the challenge's evaluation set: anonymous ids, no labels (-1), no uploaders."""
     root = Path(root)
-    _expect(root, "evaluation")
-    file = _one_metadata_file(root)
+    expect_layout(root, "evaluation")
+    file = metadata_file(root)
     raw = read_csv(file)
     columns = ("anonymous_id", "title", "tags", "description")
     _need_columns(raw, file, columns, columns)
@@ -155,7 +134,7 @@ def load_evaluation(root: str | os.PathLike, strict: bool = True) -> pd.DataFram
 def load_fsd50k(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
     """Clips table of FSD50K (dev and eval, or the one that is there), with a column `labels` of leaf-most labels."""
     root = Path(root)
-    _expect(root, "fsd50k")
+    expect_layout(root, "fsd50k")
     tables, problems, notes = [], [], {"not_utf8_rows": []}
     for name in ("dev", "eval"):
         file = root / "FSD50K.ground_truth" / f"{name}.csv"
@@ -165,7 +144,7 @@ def load_fsd50k(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
         _need_columns(raw, file, ("fname", "labels"), ("fname", "labels", "mids", "split"))
         notes["not_utf8_rows"] += raw.attrs["not_utf8_rows"]
         info_file = root / "FSD50K.metadata" / f"{name}_clips_info_FSD50K.json"
-        info = _read_json(info_file) if info_file.is_file() else {}
+        info = read_json(info_file) if info_file.is_file() else {}
         fname = raw.fname.str.strip()
         if info_file.is_file():
             problems += [("no metadata", clip, f"not in {info_file.name}") for clip in fname if clip not in info]
@@ -216,10 +195,10 @@ def load_nsynth(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
     `root` is one ``nsynth-<split>`` folder or a folder that holds several.
     """
     root = Path(root)
-    _expect(root, "nsynth")
+    expect_layout(root, "nsynth")
     tables, problems = [], []
-    for file in _nsynth_files(root):
-        notes = _read_json(file)
+    for file in nsynth_files(root):
+        notes = read_json(file)
         names = pd.Series(list(notes), dtype=object)
         records = []
         for name, note in notes.items():
@@ -273,115 +252,6 @@ def without(table: pd.DataFrame, *others: pd.DataFrame) -> tuple[pd.DataFrame, i
     known = set().union(*(other.sound_id for other in others))
     keep = ~table.sound_id.isin(known)
     return table[keep].reset_index(drop=True), int((~keep).sum())
-
-
-def audio_files(folder: str | os.PathLike) -> dict[str, str]:
-    """Audio files in `folder`, name without extension -> path; empty if there is no such folder (read in one pass)."""
-    files: dict[str, tuple[int, str]] = {}
-    if os.path.isdir(folder):
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                stem, extension = os.path.splitext(entry.name)
-                if extension.lower() in EXTENSIONS:
-                    candidate = (EXTENSIONS.index(extension.lower()), entry.path)
-                    files[stem] = min(files.get(stem, candidate), candidate)
-    return {stem: path for stem, (_, path) in files.items()}
-
-
-def read_csv(path: str | os.PathLike) -> pd.DataFrame:
-    """A CSV file with a header -> table of str, "" where a field is empty or a row ends early.
-
-    Fields may hold quoted newlines and be of any length. A byte-order mark is dropped. Lines that are not UTF-8 are
-    read as Latin-1, with a warning that names them, so that no text is lost; their numbers are in
-    ``attrs["not_utf8_rows"]``. Raises ValueError that names file and line.
-    """
-    text, lines = _decode(Path(path))
-    if lines:
-        shown = ", ".join(map(str, lines[:10])) + (", …" if len(lines) > 10 else "")
-        warnings.warn(f"{path}: {len(lines)} lines are not UTF-8 and were read as Latin-1: {shown}", stacklevel=3)
-    try:
-        # Without header=None, a row longer than the header would silently shift all columns by one.
-        rows = pd.read_csv(io.StringIO(text), header=None, dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ValueError(f"{path} is not a readable CSV table: {error}") from error
-    table = rows.iloc[1:].reset_index(drop=True)
-    table.columns = [str(name).strip() for name in rows.iloc[0]]
-    table.attrs["not_utf8_rows"] = lines
-    return table
-
-
-def _decode(path: Path) -> tuple[str, list[int]]:
-    """Text of a file, and the numbers of the lines that had to be read as Latin-1."""
-    data = path.read_bytes()
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16"), []
-    try:
-        return data.decode("utf-8-sig"), []
-    except UnicodeDecodeError:
-        lines, odd = [], []
-        for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-            try:
-                lines.append(line.decode("utf-8"))
-            except UnicodeDecodeError:
-                lines.append(line.decode("latin-1"))
-                odd.append(number)
-        return "\n".join(lines), odd
-
-
-def _read_json(path: Path) -> dict:
-    text, _ = _decode(path)
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected an object keyed by clip, found a {type(content).__name__}")
-    return content
-
-
-def _metadata_files(root: Path) -> list[Path]:
-    """CSV files that can hold the clips: in metadata/, else in `root` itself."""
-    for folder in (root / "metadata", root):
-        # Hidden files: macOS archives carry a "._name.csv" beside each file.
-        files = sorted(file for file in folder.glob("*.csv") if not file.name.startswith("."))
-        files = [file for file in files if file.name != "BST_description.csv"]
-        if files:
-            return files
-    return []
-
-
-def _one_metadata_file(root: Path) -> Path:
-    files = [file for file in _metadata_files(root) if file.stem.endswith("_metadata")] or _metadata_files(root)
-    if len(files) > 1:
-        names = ", ".join(file.name for file in files)
-        raise ValueError(f"{root} holds several metadata files ({names}): keep each dataset in a folder of its own")
-    return files[0]
-
-
-def _nsynth_files(root: Path) -> list[Path]:
-    own = root / "examples.json"
-    return [own] if own.is_file() else sorted(root.glob("nsynth-*/examples.json"))
-
-
-def _layout(root: Path) -> str | None:
-    if any((root / "FSD50K.ground_truth" / name).is_file() for name in ("dev.csv", "eval.csv")):
-        return "fsd50k"
-    if _nsynth_files(root):
-        return "nsynth"
-    for file in _metadata_files(root):
-        with open(file, encoding="utf-8-sig", errors="replace", newline="") as lines:
-            header = [name.strip() for name in next(csv.reader(lines), [])]
-        if "anonymous_id" in header:
-            return "evaluation"
-        if "sound_id" in header or file.stem.endswith("_metadata"):
-            return "bsd"
-    return None
-
-
-def _expect(root: Path, wanted: str) -> None:
-    found = layout(root)
-    if found != wanted:
-        raise ValueError(f"{root}: expected {LAYOUTS[wanted]}; found {LAYOUTS[found]}. Use load() or another folder")
 
 
 def _need_columns(table: pd.DataFrame, file: Path, needed: Sequence[str], layout_columns: Sequence[str]) -> None:

@@ -1,0 +1,173 @@
+"""Folders and files of the datasets: which layout a folder has, and reading what lies in it as robustly as it needs.
+
+Metadata comes from many hands: with a byte-order mark, with a few lines of Latin-1, with newlines inside of fields and
+descriptions of 100 kB. Nothing of it may be lost, and what cannot be read is named with its file.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import warnings
+from pathlib import Path
+
+import pandas as pd
+
+__all__ = [
+    "EXTENSIONS",
+    "LAYOUTS",
+    "audio_files",
+    "expect_layout",
+    "layout",
+    "metadata_file",
+    "nsynth_files",
+    "read_csv",
+    "read_json",
+]
+
+EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3")  # where a clip is there twice, the first of these wins
+
+
+# What `layout` looks for; the texts appear in error messages.
+LAYOUTS = {
+    "bsd": "BSD10k or BSD35k-CS: metadata/BSD10k_metadata.csv (or BSD35k-CS_metadata.csv) and audio/<sound_id>.wav",
+    "evaluation": "evaluation set: metadata/*.csv with a column anonymous_id, and audio/<anonymous_id>.wav",
+    "fsd50k": "FSD50K: FSD50K.ground_truth/dev.csv or eval.csv, FSD50K.metadata/ and FSD50K.dev_audio/",
+    "nsynth": "NSynth: nsynth-<split>/examples.json and nsynth-<split>/audio/, or one such folder itself",
+}
+
+
+def layout(root: str | os.PathLike) -> str:
+    """Key in `LAYOUTS` of the layout that the folder `root` has.
+
+    Raises FileNotFoundError where there is no such folder, ValueError (what is known, what was found) where it has
+    none of the layouts.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root} is not a folder: pass the folder that holds a dataset")
+    found = _known_layout(root)
+    if found is None:
+        entries = sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir())
+        listing = ", ".join(entries[:12]) + (f" and {len(entries) - 12} more" if len(entries) > 12 else "")
+        near = [folder for folder in (root.parent, *filter(Path.is_dir, root.iterdir())) if _known_layout(folder)]
+        raise ValueError(
+            f"{root} has none of the known layouts. Known:\n  " + "\n  ".join(LAYOUTS.values()) + "\n"
+            f"Found: {listing or 'an empty folder'}." + (f" Did you mean {near[0]}?" if near else "")
+        )
+    return found
+
+
+def _known_layout(root: Path) -> str | None:
+    if any((root / "FSD50K.ground_truth" / name).is_file() for name in ("dev.csv", "eval.csv")):
+        return "fsd50k"
+    if nsynth_files(root):
+        return "nsynth"
+    for file in _metadata_files(root):
+        with open(file, encoding="utf-8-sig", errors="replace", newline="") as lines:
+            header = [name.strip() for name in next(csv.reader(lines), [])]
+        if "anonymous_id" in header:
+            return "evaluation"
+        if "sound_id" in header or file.stem.endswith("_metadata"):
+            return "bsd"
+    return None
+
+
+def expect_layout(root: Path, wanted: str) -> None:
+    """Raise ValueError, with what was expected and what was found, unless `root` has the layout `wanted`."""
+    found = layout(root)
+    if found != wanted:
+        raise ValueError(f"{root}: expected {LAYOUTS[wanted]}; found {LAYOUTS[found]}. Use load() or another folder")
+
+
+def audio_files(folder: str | os.PathLike) -> dict[str, str]:
+    """Audio files in `folder`, name without extension -> path; empty if there is no such folder (read in one pass)."""
+    files: dict[str, tuple[int, str]] = {}
+    if os.path.isdir(folder):
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                stem, extension = os.path.splitext(entry.name)
+                if extension.lower() in EXTENSIONS:
+                    candidate = (EXTENSIONS.index(extension.lower()), entry.path)
+                    files[stem] = min(files.get(stem, candidate), candidate)
+    return {stem: path for stem, (_, path) in files.items()}
+
+
+def read_csv(path: str | os.PathLike) -> pd.DataFrame:
+    """A CSV file with a header -> table of str, "" where a field is empty or a row ends early.
+
+    Fields may hold quoted newlines and be of any length. A byte-order mark is dropped. Lines that are not UTF-8 are
+    read as Latin-1, with a warning that names them, so that no text is lost; their numbers are in
+    ``attrs["not_utf8_rows"]``. Raises ValueError that names file and line.
+    """
+    text, lines = _decode(Path(path))
+    if lines:
+        shown = ", ".join(map(str, lines[:10])) + (", …" if len(lines) > 10 else "")
+        warnings.warn(f"{path}: {len(lines)} lines are not UTF-8 and were read as Latin-1: {shown}", stacklevel=3)
+    try:
+        # Without header=None, a row longer than the header would silently shift all columns by one.
+        rows = pd.read_csv(io.StringIO(text), header=None, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise ValueError(f"{path} is not a readable CSV table: {error}") from error
+    table = rows.iloc[1:].reset_index(drop=True)
+    table.columns = [str(name).strip() for name in rows.iloc[0]]
+    table.attrs["not_utf8_rows"] = lines
+    return table
+
+
+def read_json(path: Path) -> dict:
+    """A JSON file that holds an object. Raises ValueError that names the file."""
+    text, _ = _decode(path)
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected an object keyed by clip, found a {type(content).__name__}")
+    return content
+
+
+def _decode(path: Path) -> tuple[str, list[int]]:
+    """Text of a file, and the numbers of the lines that had to be read as Latin-1."""
+    data = path.read_bytes()
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16"), []
+    try:
+        return data.decode("utf-8-sig"), []
+    except UnicodeDecodeError:
+        lines, odd = [], []
+        for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+            try:
+                lines.append(line.decode("utf-8"))
+            except UnicodeDecodeError:
+                lines.append(line.decode("latin-1"))
+                odd.append(number)
+        return "\n".join(lines), odd
+
+
+def metadata_file(root: Path) -> Path:
+    """The one CSV file that holds the clips of BSD or the evaluation set in `root`. Raises ValueError for several."""
+    files = [file for file in _metadata_files(root) if file.stem.endswith("_metadata")] or _metadata_files(root)
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise ValueError(f"{root} holds several metadata files ({names}): keep each dataset in a folder of its own")
+    return files[0]
+
+
+def _metadata_files(root: Path) -> list[Path]:
+    """CSV files that can hold the clips: in metadata/, else in `root` itself."""
+    for folder in (root / "metadata", root):
+        # Hidden files: macOS archives carry a "._name.csv" beside each file.
+        files = sorted(file for file in folder.glob("*.csv") if not file.name.startswith("."))
+        files = [file for file in files if file.name != "BST_description.csv"]
+        if files:
+            return files
+    return []
+
+
+def nsynth_files(root: Path) -> list[Path]:
+    """The examples.json of each NSynth split in `root`, or of `root` itself."""
+    own = root / "examples.json"
+    return [own] if own.is_file() else sorted(root.glob("nsynth-*/examples.json"))
