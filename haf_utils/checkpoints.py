@@ -198,6 +198,7 @@ def write_state(state: Mapping[str, torch.Tensor], path) -> None:
             save_file(tensors, beside)
         except SafetensorError as error:  # how the library reports a full disk
             raise OSError(f"{path} could not be written: {error}") from error
+        beside.chmod(0o644)  # the library makes it readable for its owner alone
 
     write_beside(path, write)
 

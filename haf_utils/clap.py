@@ -389,7 +389,7 @@ def save_clap(network: ClapNetwork, tokenizer: Tokenizer, folder, half: bool = F
     if half:
         state = {name: value.half() if value.numel() > 2048 else value for name, value in state.items()}
     write_state(state, folder / "model.safetensors")
-    text = tokenizer.to_str(pretty=True)
+    text = tokenizer.to_str()
     write_beside(folder / "tokenizer.json", lambda path: path.write_text(text, encoding="utf-8"))
     write_json(folder / "config.json", dataclasses.asdict(network.config))
 
