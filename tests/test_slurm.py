@@ -8,7 +8,7 @@ import threading
 
 import pytest
 from filelock import FileLock
-from test_sweeps import features_only, until
+from test_sweeps import features_only, hear_interrupts, until
 
 from haf_utils.config import FinetuneConfig
 from haf_utils.runs import finished
@@ -71,7 +71,7 @@ def test_an_interrupt_cancels_the_jobs(base, tmp_path):
     command += ["--partition", "test", "--time", "5", "--runs-per-job", "1", "--cpus", "1", "--poll", "0.5"]
     command += ["--dataset", base.dataset, "--runs", str(tmp_path), "--scratch", str(tmp_path / "held")]
     with FileLock(tmp_path / "held" / "embeddings.lock"):
-        launcher = subprocess.Popen(command, stderr=subprocess.PIPE)
+        launcher = subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=hear_interrupts)
         until(lambda: len(queue()) >= 2)
         launcher.send_signal(signal.SIGINT)
         assert launcher.wait(300) == 130
