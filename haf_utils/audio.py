@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ __all__ = [
     "AudioError",
     "AudioStore",
     "build_store",
+    "cut_short",
     "decode",
     "fixed_windows",
     "prepare",
@@ -37,6 +39,9 @@ __all__ = [
 ]
 
 MAX_WINDOWS = 5  # ours: fixed windows a clip; BSD's 30 s clips need three of 10 s
+LONGEST = 3600.0  # seconds; the datasets end at 30, and a clip is decoded as a whole (ten hours at 1 Hz exist)
+_CUT = re.compile(r"^\s*data\s*: (\d+) \(should be (\d+)\)", re.M)
+_UNKNOWN_LENGTH = 0x7FFF_0000  # bytes: a writer that could not seek back leaves such a length in the header
 
 
 class AudioError(ValueError):
@@ -54,12 +59,18 @@ def decode(path) -> tuple[np.ndarray, int]:
     """Decode a recording (WAV, FLAC, Ogg, MP3, …) to mono.
 
     Returns samples, float32 (n,), nominally in [-1, 1], n >= 1, and the sampling rate in Hz.
-    Raises AudioError if the file is missing, damaged, cut short, empty or holds values that are not finite.
-    A silent recording is returned as it is.
+    Raises AudioError if the file is missing, damaged, cut short, empty, longer than `LONGEST` or holds values that are
+    not finite. A silent recording is returned as it is.
     """
     try:
         with soundfile.SoundFile(path) as file:
             rate, expected = file.samplerate, file.frames
+            if expected > LONGEST * rate:
+                raise AudioError(
+                    path, f"{expected / rate / 3600:.1f} h long at {rate} Hz, {LONGEST / 3600:g} h at most"
+                )
+            if short := cut_short(file):
+                raise AudioError(path, f"damaged: {short}")
             samples = file.read(dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, MemoryError) as error:
         if not Path(path).is_file():
@@ -75,6 +86,14 @@ def decode(path) -> tuple[np.ndarray, int]:
     if not np.isfinite(samples).all():
         raise AudioError(path, "holds values that are not finite")
     return samples, rate
+
+
+def cut_short(file: soundfile.SoundFile) -> str:
+    """How much of an open WAV is there, "" if all of it: libsndfile only logs that the end of a file is missing."""
+    cut = _CUT.search(file.extra_info)
+    if cut and int(cut[2]) < int(cut[1]) < _UNKNOWN_LENGTH:
+        return f"cut short, {cut[2]} of {cut[1]} bytes of sound are there"
+    return ""
 
 
 def prepare(path, sample_rate: int) -> np.ndarray:

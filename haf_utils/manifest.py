@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -20,6 +19,7 @@ import pandas as pd
 import soundfile
 from filelock import FileLock
 
+from haf_utils.audio import cut_short
 from haf_utils.progress import bar
 
 __all__ = ["FIELDS", "default_path", "measure", "update"]
@@ -37,8 +37,6 @@ _EXTENSIONS = {
     "OGG": (".ogg", ".oga", ".opus"),
     "MP3": (".mp3",),
 }
-_CUT = re.compile(r"^\s*data\s*: (\d+) \(should be (\d+)\)", re.M)
-_UNKNOWN_LENGTH = 0x7FFF_0000  # a writer that could not seek back leaves such a length in the header
 
 SHORT = 0.010  # seconds; BSD10k's shortest clip has 7 ms, so short is unusual, not wrong
 LONG = 600.0  # seconds; the datasets end at 30
@@ -139,10 +137,9 @@ def _levels(audio: soundfile.SoundFile) -> dict:
 
 
 def _problem(row: dict, audio: soundfile.SoundFile, suffix: str) -> str:
-    cut = _CUT.search(audio.extra_info)
     seconds = row["frames"] / row["rate"]
-    if cut and int(cut[2]) < int(cut[1]) < _UNKNOWN_LENGTH:
-        return f"damaged: cut short, {cut[2]} of {cut[1]} bytes of sound are there"
+    if short := cut_short(audio):
+        return f"damaged: {short}"
     if row["frames"] == 0:
         return "empty: no samples"
     if row["frames"] < audio.frames:

@@ -285,3 +285,15 @@ def test_two_builds_at_once_make_one_store(clips, tmp_path):
     assert all(output.endswith("12\n") for output in outputs)
     assert sum("audio store:" in output for output in outputs) == 1
     assert (tmp_path / "store" / str(RATE) / "index.csv").read_text().count("\n") == 12
+
+
+def test_a_wav_that_is_cut_short_or_hours_long_is_refused(tmp_path):
+    whole, cut, slow = (tmp_path / name for name in ("whole.wav", "cut.wav", "slow.wav"))
+    soundfile.write(whole, np.full(8000, 0.5), 8000)
+    cut.write_bytes(whole.read_bytes()[:9000])
+    soundfile.write(slow, np.full(36_000, 0.5), 1)
+    assert len(decode(whole)[0]) == 8000
+    with pytest.raises(AudioError, match="cut.wav: damaged: cut short, 8956 of 16000 bytes"):
+        decode(cut)
+    with pytest.raises(AudioError, match="slow.wav: 10.0 h long at 1 Hz"):
+        decode(slow)
