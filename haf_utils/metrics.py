@@ -17,6 +17,7 @@ from haf_utils.taxonomy import CLASSES, PARENT, to_labels
 __all__ = [
     "METRICS",
     "check_probabilities",
+    "class_scores",
     "confusion",
     "error_severity",
     "expected_calibration_error",
@@ -84,6 +85,12 @@ def _class_scores(counts: np.ndarray, lam: float, never_predicted: str) -> tuple
     if never_predicted == "drop":
         counted = counted & (predicted > 0)
     return precision, recall, f_score, counted
+
+
+def class_scores(counts: np.ndarray, lam: float = 0.75, never_predicted: str = "zero") -> np.ndarray:
+    """hF of every class from confusion counts (..., 23, 23) -> (..., 23); NaN for a class outside the means."""
+    *_, f_score, counted = _class_scores(np.asarray(counts), lam, never_predicted)
+    return np.where(counted, f_score, np.nan)
 
 
 def scores_from_confusion(

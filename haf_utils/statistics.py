@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import binomtest
 
-from haf_utils.metrics import METRICS, confusion, scores_from_confusion
+from haf_utils.metrics import METRICS, class_scores, confusion, scores_from_confusion
 from haf_utils.taxonomy import CLASSES, to_labels
 
-__all__ = ["Difference", "McNemar", "bootstrap", "interval", "mcnemar", "paired_difference"]
+__all__ = ["Difference", "McNemar", "bootstrap", "bootstrap_classes", "interval", "mcnemar", "paired_difference"]
 
 
 def _systems(y_true, predictions) -> tuple[np.ndarray, np.ndarray]:
@@ -70,6 +70,16 @@ def bootstrap(
     """
     truth, predictions = _systems(y_true, predictions)
     return scores_from_confusion(_resampled_counts(truth, predictions, rng, replicates, strata), **metric)
+
+
+def bootstrap_classes(y_true, y_pred, rng: np.random.Generator, replicates: int = 1000, **metric) -> np.ndarray:
+    """hF of every class in each replicate of `bootstrap`, (23, replicates); NaN for a class without clips.
+
+    y_true, y_pred (N,): labels or codes; `metric`: `lam` and `never_predicted` of `metrics.hierarchical_scores`.
+    """
+    truth, predictions = _systems(y_true, to_labels(y_pred))
+    scores = class_scores(_resampled_counts(truth, predictions, rng, replicates, None)[0], **metric)
+    return scores.T
 
 
 def interval(samples: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import pickle
 import platform
 import shutil
 import time
@@ -30,11 +31,13 @@ from haf_utils.metrics import hierarchical_scores
 from haf_utils.profiles import profile
 from haf_utils.progress import bar, line
 from haf_utils.regularizers import add_noise, drop_texts, mixup
-from haf_utils.runs import RunError, finished, write_beside, write_json, write_predictions
+from haf_utils.runs import Predictions, RunError, finished, write_beside, write_json, write_predictions
 from haf_utils.systems import CachedInputs, LiveInputs, System, ahead, clip_generator
+from haf_utils.taxonomy import CLASSES
 
-__all__ = ["FinetuneConfig", "finetune"]
+__all__ = ["SCORED", "FinetuneConfig", "close_run", "finetune", "open_run"]
 
+SCORED = ("validation", "test", "evaluation")  # parts that a run predicts
 _SAVE_EVERY = 15.0  # seconds between saved states: a shorter run is cheaper to train again than to save
 
 
@@ -48,25 +51,12 @@ def finetune(config: FinetuneConfig, quiet: bool = False) -> Path:
     config = resolve(config)
     folder = Path(config.runs) / config.name
     corpus, system, inputs, digests = assemble(config)
-    record = _record(config, digests)
-    if _reusable(folder, record, quiet):
+    rows = open_run(config, corpus, digests, quiet)
+    if rows is None:
         return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", record)
-
-    part = corpus.parts(config.split, config.fold)
-    rows = {name: np.flatnonzero(part == name) for name in PARTS}
-    rows["train"] = _training_rows(config, corpus, rows["train"])
-    for name in ("train", "validation", "test"):
-        if len(rows[name]) == 0:
-            raise ValueError(f"{config.dataset}: no clip is left for {name}: the dataset is too small for five folds")
-    ids = corpus.table["sound_id"].to_numpy().astype(str)
-    split = pd.DataFrame([(ids[row], name) for name in PARTS for row in rows[name]], columns=["sound_id", "part"])
-    write_beside(folder / "split.csv", lambda path: split.to_csv(path, index=False))
-
     started = time.monotonic()
     best, history = _fit(config, corpus, system, inputs, rows, folder, quiet)
-    write_beside(folder / "history.csv", lambda path: history.to_csv(path, index=False))
+    ids = corpus.table["sound_id"].to_numpy().astype(str)
     predictions = {
         name: predict(
             best,
@@ -79,26 +69,67 @@ def finetune(config: FinetuneConfig, quiet: bool = False) -> Path:
             seed=config.seed,
             batch=config.batch,
         )
-        for name in ("validation", "test", "evaluation")
+        for name in SCORED
         if len(rows[name])
     }
+    close_run(folder, corpus.labels[rows["train"]], history, predictions, best, started)
+    return folder
+
+
+def open_run(config: FinetuneConfig, corpus: Corpus, digests: dict, quiet: bool = False) -> dict | None:
+    """Begin, or go on with, the run folder of a resolved `config` -> rows of the corpus by part.
+
+    None where the folder holds this very run, finished. Raises RunError if it belongs to other parameters, ValueError
+    if a part has no clips.
+    """
+    folder = Path(config.runs) / config.name
+    record = _record(config, digests)
+    if _reusable(folder, record, quiet):
+        return None
+    part = corpus.parts(config.split, config.fold)
+    rows = {name: np.flatnonzero(part == name) for name in PARTS}
+    rows["train"] = _training_rows(config, corpus, rows["train"])
+    for name in ("train", "validation", "test"):
+        if len(rows[name]) == 0:
+            raise ValueError(f"{config.dataset}: no clip is left for {name}: the dataset is too small for five folds")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", record)
+    ids = corpus.table["sound_id"].to_numpy().astype(str)
+    split = pd.DataFrame([(ids[row], name) for name in PARTS for row in rows[name]], columns=["sound_id", "part"])
+    write_beside(folder / "split.csv", lambda path: split.to_csv(path, index=False))
+    return rows
+
+
+def close_run(
+    folder: Path,
+    training_labels: np.ndarray,
+    history: pd.DataFrame,
+    predictions: dict[str, Predictions],
+    model: torch.nn.Module | None,
+    started: float,
+) -> None:
+    """Write what `open_run` did not: history, predictions, scores, the weights of `model`, if it has any to keep.
+
+    training_labels (N,): of the clips trained on; started: `time.monotonic()` when training began.
+    """
+    write_beside(folder / "history.csv", lambda path: history.to_csv(path, index=False))
     write_predictions(folder / "predictions.npz", predictions)
-    weights = {name: value.cpu().contiguous() for name, value in best.state_dict().items()}
-    write_beside(folder / "model.safetensors", lambda path: save_file(weights, path))
+    if model is not None:
+        weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
+        write_beside(folder / "model.safetensors", lambda path: save_file(weights, path))
     scores = {
         name: hierarchical_scores(p.labels, p.probabilities.argmax(1))
         for name, p in predictions.items()
         if name != "evaluation"
     }
     numbers = {
-        "parameters": sum(p.numel() for p in best.parameters()),
+        "parameters": 0 if model is None else sum(p.numel() for p in model.parameters()),
         "epochs": len(history),
         "seconds": round(time.monotonic() - started, 1),
-        "absent_classes": sorted(set(range(23)) - set(corpus.labels[rows["train"]].tolist())),
+        "absent_classes": sorted(set(range(len(CLASSES))) - set(training_labels.tolist())),
     }
     (folder / "resume.pt").unlink(missing_ok=True)
     write_json(folder / "metrics.json", scores | numbers)  # last: it marks the run as finished
-    return folder
 
 
 def _record(config: FinetuneConfig, digests: dict) -> dict:
@@ -228,7 +259,10 @@ def _fit(config, corpus, system, inputs, rows, folder, quiet) -> tuple[System, p
     state = {"epoch": 0, "history": [], "best": None, "best_hF": -1.0, "best_epoch": 0}
     resume = folder / "resume.pt"
     if resume.is_file():
-        saved = torch.load(resume, map_location="cpu", weights_only=True)
+        try:
+            saved = torch.load(resume, map_location="cpu", weights_only=True)
+        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError) as error:
+            raise RunError(f"{resume} is damaged ({error}): delete it, and the run begins again") from error
         system.load_state_dict(saved["system"])
         ema.load_state_dict(saved["ema"])
         optimiser.load_state_dict(saved["optimiser"])

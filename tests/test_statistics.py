@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binom
 
 from haf_utils.metrics import METRICS, hierarchical_scores
-from haf_utils.statistics import bootstrap, interval, mcnemar, paired_difference
+from haf_utils.statistics import bootstrap, bootstrap_classes, interval, mcnemar, paired_difference
 from haf_utils.taxonomy import CLASSES
 
 
@@ -194,3 +194,16 @@ def test_bad_settings_are_named():
         paired_difference(truth, [truth, truth], [truth], rng)
     with pytest.raises(ValueError, match="shape"):
         mcnemar(truth, truth, [0])
+
+
+def test_classes_are_resampled_like_the_whole():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 20, 400)  # three classes without clips
+    said = np.where(rng.random(400) < 0.6, truth, rng.integers(0, 23, 400))
+    values = bootstrap_classes(truth, said, np.random.default_rng(1), 500)
+    assert values.shape == (23, 500) and np.isnan(values[20:]).all()
+    observed = hierarchical_scores(truth, said, per_class=True)["per_class"]["hF"].to_numpy()
+    low, high = interval(values[:20], 0.99)
+    assert ((low <= observed[:20]) & (observed[:20] <= high)).mean() > 0.9
+    whole = bootstrap(truth, said, np.random.default_rng(1), 500)["hF"][0]
+    np.testing.assert_allclose(values[:20].mean(0), whole)  # the same draws
