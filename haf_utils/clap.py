@@ -29,10 +29,11 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import nn
-from torch.utils.checkpoint import checkpoint as recompute
 
 from haf_utils.audio import prepare, windows
 from haf_utils.checkpoints import CheckpointError, match_state, read_state, safetensors_copy, write_state
+from haf_utils.htsat import encode
+from haf_utils.linear import OneDnnLinear
 from haf_utils.profiles import REPOSITORY, AudioConfig, ClapConfig
 from haf_utils.progress import bar
 from haf_utils.runs import write_beside, write_json
@@ -160,21 +161,13 @@ class ClapNetwork(nn.Module):
             if augment:
                 x = htsat.spec_augmenter(x)
             x = htsat.reshape_wav2img(x)  # (B, 1, spec_size, spec_size)
-        x = htsat.pos_drop(htsat.patch_embed(x))
-        for layer in htsat.layers:
-            for block in layer.blocks:
-                if self.recompute_activations and torch.is_grad_enabled():
-                    x, _ = recompute(block, x, use_reentrant=False)
-                else:
-                    x, _ = block(x)
-            if layer.downsample is not None:
-                x = layer.downsample(x)
-        x = htsat.norm(x).mean(dim=1)  # HTSAT groups and pools the tokens; the mean over all of them is the same
+        x = encode(htsat, x, recompute=self.recompute_activations and torch.is_grad_enabled())
         return F.normalize(self.audio_projection(x).float(), dim=-1)
 
     def text_embedding(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Tokens (B, T), int64, and their mask -> embeddings (B, 512), float32, L2-normalised."""
-        pooled = self.text_branch(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+        with OneDnnLinear():
+            pooled = self.text_branch(input_ids=input_ids, attention_mask=attention_mask).pooler_output
         return F.normalize(self.text_projection(pooled).float(), dim=-1)
 
     def forward(

@@ -1,0 +1,49 @@
+"""Linear layers at the speed of the machine.
+
+PyTorch multiplies fp32 matrices on x86 with Intel's MKL, which on AMD's processors stays a fifth below what oneDNN
+reaches (measured: 80 against 97 GFLOP/s on one Zen 4 core, at the sizes of CLAP). oneDNN comes with PyTorch too, and
+applies a GELU while the result is still in cache. It has no gradients here, so it serves inference alone; with
+gradients, on other devices and in other precisions everything is what PyTorch does.
+"""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+__all__ = ["OneDnnLinear", "linear"]
+
+# On other processors the operator may exist, but nobody has measured it.
+_AVAILABLE = torch.backends.mkldnn.is_available() and platform.machine() in ("x86_64", "AMD64")
+
+
+def _multiply(
+    input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None, gelu: bool = False
+) -> torch.Tensor:
+    """`F.linear`, then GELU if asked."""
+    if (
+        _AVAILABLE
+        and input.device.type == "cpu"
+        and input.dtype == weight.dtype == torch.float32
+        and not torch.is_grad_enabled()
+        and not torch.is_autocast_enabled("cpu")
+    ):
+        return torch.ops.mkldnn._linear_pointwise(input, weight, bias, "gelu" if gelu else "none", [], "none")
+    product = F.linear(input, weight, bias)
+    return F.gelu(product) if gelu else product
+
+
+def linear(layer: nn.Linear, x: torch.Tensor, gelu: bool = False) -> torch.Tensor:
+    """`layer(x)`, then GELU if asked, within rounding: x (..., in) -> (..., out)."""
+    return _multiply(x, layer.weight, layer.bias, gelu)
+
+
+class OneDnnLinear(TorchFunctionMode):
+    """A context in which every `F.linear` is the one above, in whatever network it is called."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        return (_multiply if function is F.linear else function)(*args, **(kwargs or {}))

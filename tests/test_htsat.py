@@ -1,0 +1,99 @@
+"""The short way through HTSAT is laion-clap's own way: same embeddings, same gradients, in fp32 and nearly in bf16."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from haf_utils.clap import ClapNetwork
+from haf_utils.htsat import encode
+from haf_utils.linear import OneDnnLinear, linear
+from haf_utils.profiles import profile
+
+CONFIG = replace(profile("mini").clap, depths=(2, 2, 2), attention_window=4)  # with shifted windows
+
+
+@pytest.fixture(scope="module")
+def htsat():
+    torch.manual_seed(0)
+    htsat = ClapNetwork(CONFIG).audio_branch.eval()
+    for layer in htsat.layers:  # zero at the start, so that a wrong bias would not show
+        for block in layer.blocks:
+            nn.init.normal_(block.attn.relative_position_bias_table)
+    assert any(block.shift_size for layer in htsat.layers for block in layer.blocks)
+    return htsat
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(3, 1, CONFIG.spec_size, CONFIG.spec_size, generator=torch.Generator().manual_seed(1))
+
+
+def own(htsat, images):
+    return htsat.forward_features(images)["embedding"]
+
+
+def gradients(htsat, embed, images):
+    htsat.zero_grad()
+    images = images.clone().requires_grad_()
+    (embed(htsat, images) ** 3).sum().backward()
+    found = {name: p.grad.clone() for name, p in htsat.named_parameters() if p.grad is not None}
+    return found | {"image": images.grad}
+
+
+def test_embeddings_are_laion_claps(htsat, images):
+    with torch.no_grad():
+        expected = own(htsat, images)
+        assert expected.abs().max() > 0.1
+        assert (encode(htsat, images) - expected).abs().max() < 1e-5
+        assert (torch.cat([encode(htsat, image[None]) for image in images]) - expected).abs().max() < 1e-5
+    with torch.enable_grad():  # the way that training takes
+        assert (encode(htsat, images) - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_gradients_are_laion_claps(htsat, images, recompute):
+    expected = gradients(htsat, own, images)
+    found = gradients(htsat, lambda htsat, x: encode(htsat, x, recompute), images)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+
+
+@torch.no_grad()
+def test_bf16_stays_close(htsat, images):
+    expected = encode(htsat, images)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = encode(htsat, images).float()
+    apart = (expected[0] - expected[1]).norm()
+    assert 0 < (found - expected).norm(dim=1).max() < 0.15 * apart
+
+
+def test_each_image_is_dropped_from_a_block_alone(htsat, images):
+    """Stochastic depth in training is per image, as in laion-clap: with the same draws the same result."""
+    htsat.train()
+    results = []
+    for embed in (own, encode):
+        torch.manual_seed(3)
+        results.append(embed(htsat, images).detach())
+    htsat.eval()
+    assert (results[0] - results[1]).abs().max() < 1e-5
+    assert (results[0] - encode(htsat, images)).abs().max() > 1e-4  # or nothing had been dropped
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_linear_is_the_layer_itself(gelu, bias):
+    layer, x = nn.Linear(24, 40, bias=bias), torch.randn(5, 7, 24)
+    expected = F.gelu(layer(x)) if gelu else layer(x)
+    assert expected.requires_grad and linear(layer, x, gelu).requires_grad
+    with torch.inference_mode():
+        assert (linear(layer, x, gelu) - expected).abs().max() < 1e-5
+        with OneDnnLinear():
+            assert (layer(x) - layer.forward(x)).abs().max() < 1e-6
+            assert F.linear(x.double(), layer.weight.double()).dtype == torch.float64
+    with OneDnnLinear():
+        layer(x).sum().backward()
+    assert layer.weight.grad is not None
