@@ -7,6 +7,7 @@ on every clip. Two systems are compared on the same clips, under the same seeds.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,10 +68,11 @@ def read_runs(folder: Path | str) -> tuple[list[Run], pd.DataFrame]:
     """All usable runs directly under `folder`, and a table (run, reason) of what is half written, damaged or of another
     taxonomy. A folder without config.json is no run and is not listed."""
     runs, left_out = [], []
-    for path in sorted(Path(folder).iterdir()):
-        if not (path / "config.json").is_file() or not path.is_dir():
-            continue
+    for file in sorted(Path(folder).glob("*/config.json")):
+        path = file.parent
         try:
+            if "digests" not in json.loads(file.read_text("utf-8")):
+                continue  # a checkpoint of continued pretraining, no run
             run = load_run(path)
             _ = run.config["config"]["fold"], run.metrics["absent_classes"], run.part("test")
             runs.append(run)

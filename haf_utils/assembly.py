@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 from functools import cache
 from pathlib import Path
@@ -9,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 
-from haf_utils.clap import Clap, ClapNetwork, load_clap
+from haf_utils.clap import Clap, ClapNetwork, load_clap, load_tokenizer
 from haf_utils.config import FinetuneConfig
 from haf_utils.corpus import Corpus, load_corpus
 from haf_utils.model import HafClassifier, LinearClassifier
@@ -30,6 +32,12 @@ __all__ = [
     "embeddings",
     "load_source",
 ]
+
+# Modules that decide what a run comes to; the others show, compare or hand on.
+_DECIDING = (
+    "assembly audio baselines captions checkpoints clap controls corpus datasets ema folds hatr inference layouts "
+    "losses model passt profiles regularizers systems taxonomy text_aux training"
+).split()
 
 SHIPPED = "embeddings shipped with the dataset"  # stands where a checkpoint's digest would
 
@@ -67,10 +75,10 @@ def assemble(config: FinetuneConfig) -> tuple[Corpus, System, CachedInputs | Liv
 
 
 def digests_of(config: FinetuneConfig, corpus: Corpus) -> dict[str, str]:
-    """Digests of the data and the checkpoint that a run of `config` depends on, as config.json records them."""
+    """Digests of the data, the checkpoint and the code that a run of `config` depends on, as config.json records."""
     source = checkpoint_of(config, profile(config.profile))
     checkpoint = checkpoint_digest(source, config.seed) if corpus.features is None else SHIPPED
-    return {"data": corpus_digest(corpus), "checkpoint": checkpoint}
+    return {"data": corpus_digest(corpus), "checkpoint": checkpoint, "code": code_digest()}
 
 
 def classifier_of(config: FinetuneConfig, sizes: Profile, width: int) -> torch.nn.Module:
@@ -96,7 +104,7 @@ def _cached(config, corpus: Corpus, source: str, digests: dict, order: np.ndarra
 
 
 def _cache_file(config: FinetuneConfig, digests: dict) -> str:
-    key = hashlib.sha256(f"{digests['data']} {digests['checkpoint']} {config.profile}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(" ".join([*digests.values(), config.profile]).encode()).hexdigest()[:16]
     return str(Path(config.scratch or config.runs) / "embeddings" / f"{key}.npz")
 
 
@@ -148,11 +156,36 @@ def checkpoint_digest(source: str, seed: int) -> str:
 
 
 @cache
+def code_digest() -> str:
+    """Digest of the code that decides a run, without comments and docstrings: these may change, results stay."""
+    digest = hashlib.sha256()
+    for name in _DECIDING:
+        tree = ast.parse((REPOSITORY / "haf_utils" / f"{name}.py").read_text("utf-8"))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+                if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+                    body[0].value.value = ""
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()
+
+
+@cache
 def corpus_digest(corpus: Corpus) -> str:
-    """Digest of the ids, labels, texts and lengths of all clips: what a run's result depends on."""
+    """Digest of the ids, labels, texts and samples (or shipped embeddings) of all clips that a run depends on."""
     columns = corpus.table[["sound_id", "label", "text", "uploader", "origin", "readable"]].astype(str)
-    lengths = [str(store.index["frames"].tolist()) for store in corpus.stores.values()]
-    return hashlib.sha256("\n".join([columns.to_csv(index=False), *lengths]).encode()).hexdigest()
+    digest = hashlib.sha256(columns.to_csv(index=False).encode())
+    for store in corpus.stores.values():
+        digest.update(store.index["crc"].to_numpy().tobytes())
+    for values in corpus.features or ():
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def tokenizer_of(sizes: Profile) -> Tokenizer:
+    """The tokenizer of the profile's checkpoint, without its weights."""
+    folder = REPOSITORY / sizes.checkpoint
+    return load_tokenizer(folder if folder.is_dir() else None, sizes.clap)
 
 
 def load_source(source: str, seed: int, sizes: Profile, device: str, precision: str = "fp32") -> Clap:
@@ -162,7 +195,7 @@ def load_source(source: str, seed: int, sizes: Profile, device: str, precision: 
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             network = ClapNetwork(sizes.clap)
-        clap = Clap(network, load_clap(sizes.checkpoint).tokenizer, torch.device(device), precision)
+        clap = Clap(network, tokenizer_of(sizes), torch.device(device), precision)
         if source != "random":
             prefix = "backbone.network."
             state = {k.removeprefix(prefix): v for k, v in load_file(path / "model.safetensors").items() if prefix in k}

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import shutil
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -157,7 +158,7 @@ def random_window(samples: np.ndarray, window: int, rng: np.random.Generator) ->
 
 # The audio store -----------------------------------------------------------------------------------------------------
 
-_COLUMNS = ["sound_id", "path", "size", "mtime_ns", "offset", "frames", "reason"]
+_COLUMNS = ["sound_id", "path", "size", "mtime_ns", "offset", "frames", "crc", "reason"]
 _CHUNK = 128  # clips decoded before they are written: bounds memory, and what a kill can lose
 
 
@@ -165,7 +166,8 @@ _CHUNK = 128  # clips decoded before they are written: bounds memory, and what a
 class AudioStore:
     """Every clip of a dataset, decoded once: mono int16 at one rate, whole length, in one memory-mapped file.
 
-    `index`: DataFrame (sound_id, path, offset, frames), a row a usable clip, in the table's order.
+    `index`: DataFrame (sound_id, path, offset, frames, crc), a row a usable clip, in the table's order; crc is the
+    CRC-32 of its samples, by which runs know that a recording changed.
     `lost`: DataFrame (sound_id, path, reason): clips that are missing, damaged, empty or silent.
     """
 
@@ -236,8 +238,10 @@ def build_store(
             f"{len(lost)} of {len(done)} clips cannot be used ({reasons}), more than the share {max_lost} that may be "
             f"lost; the first is {lost['path'].iloc[0]}: {lost['reason'].iloc[0]}"
         )
-    index = done.loc[usable, ["sound_id", "path", "offset", "frames"]].reset_index(drop=True)
-    return AudioStore(folder, sample_rate, index.astype({"offset": np.int64, "frames": np.int64}), lost)
+    index = done.loc[usable, ["sound_id", "path", "offset", "frames", "crc"]].reset_index(drop=True)
+    return AudioStore(
+        folder, sample_rate, index.astype({"offset": np.int64, "frames": np.int64, "crc": np.int64}), lost
+    )
 
 
 def _stat(path: str) -> tuple[int, int]:
@@ -305,6 +309,7 @@ def _append(pending: pd.DataFrame, folder: Path, sample_rate: int, end: int, wor
             results = list(pool.map(work, rows["path"]))
             rows["reason"] = [result if isinstance(result, str) else "" for result in results]
             rows["frames"] = [0 if isinstance(result, str) else len(result) for result in results]
+            rows["crc"] = [0 if isinstance(result, str) else zlib.crc32(result.tobytes()) for result in results]
             rows["offset"] = end + np.concatenate([[0], np.cumsum(rows["frames"].to_numpy())[:-1]])
             end += int(rows["frames"].sum())
             for result in results:

@@ -54,8 +54,10 @@ def captioned(space: Workspace, seed: int = 0, notes: int = NOTES) -> Captioned:
         known = [load_bsd(root) for root in (space.dataset, space.extra) if root]
         table, removed["FSD50K clips also in BSD"] = without(table, *known)
         if space.evaluation:
-            hidden = matches(_prints(table), _prints(load_evaluation(space.evaluation)))
-            heard = table["sound_id"].isin(hidden)
+            there = table[table["path"].notna()]
+            hidden = load_evaluation(space.evaluation)["path"].dropna()
+            found = matches(fingerprints(there["path"]), fingerprints(hidden))
+            heard = table["sound_id"].isin(there["sound_id"].iloc[found["a"]])
             removed["FSD50K clips heard in the evaluation set"] = int(heard.sum())
             table = table[~heard]
         table["captions"] = [
@@ -89,11 +91,6 @@ def _phrasings(make: Callable[[np.random.Generator], str], seed: int, clip) -> l
     """Up to `PHRASINGS` different captions, drawn from the seed and the clip's id; none where nothing can be said."""
     rng = clip_generator(seed, "captions", str(clip.sound_id))
     return list(dict.fromkeys(filter(None, (make(rng) for _ in range(PHRASINGS)))))
-
-
-def _prints(table: pd.DataFrame):
-    there = table[table["path"].notna()]
-    return fingerprints(dict(zip(there["sound_id"], there["path"], strict=True)))
 
 
 def retrieval(clap: Clap, clips: pd.DataFrame, stores: dict[str, AudioStore]) -> dict[str, float]:

@@ -110,15 +110,19 @@ def load_corpus(dataset: str, extra: str = "", evaluation: str = "", stores: str
             origin: build_store(table, Path(stores) / Path(root).resolve().name, sample_rate)
             for table, (origin, root) in zip(tables, roots.items(), strict=True)
         }
-        features, lost = None, pd.concat([store.lost for store in built.values()], ignore_index=True)
+        features = None
+        lost = pd.concat([store.lost.assign(origin=origin) for origin, store in built.items()], ignore_index=True)
         write_beside(Path(stores) / "lost.csv", lambda path: lost.to_csv(path, index=False))
     elif (Path(dataset) / "features").is_dir():
         built = {}
+        for origin in [origin for origin, root in roots.items() if not (Path(root) / "features").is_dir()]:
+            notes.append(f"{roots.pop(origin)} is left out: {Path(dataset).name} has embeddings alone, and it has none")
+            tables = [table for table in tables if table["origin"].iat[0] != origin]
         loaded = [load_features(root, table["sound_id"]) for table, root in zip(tables, roots.values(), strict=True)]
         features = tuple(np.concatenate(modality) for modality in zip(*loaded, strict=True))
         absent = ~np.isfinite(features[0]).all(1)
-        ids = pd.concat(tables, ignore_index=True).loc[absent, "sound_id"]
-        lost = pd.DataFrame({"sound_id": ids, "path": "", "reason": "no readable audio embedding"})
+        rows = pd.concat(tables, ignore_index=True).loc[absent, ["sound_id", "origin"]]
+        lost = rows.assign(path="", reason="no readable audio embedding")[["sound_id", "path", "reason", "origin"]]
         for modality in features:
             np.nan_to_num(modality, copy=False)
     else:
@@ -127,5 +131,6 @@ def load_corpus(dataset: str, extra: str = "", evaluation: str = "", stores: str
             "official CLAP embeddings (python data/download.py --help)"
         )
     table = pd.concat(tables, ignore_index=True)
-    table["readable"] = ~table["sound_id"].isin(lost["sound_id"])
+    gone = pd.MultiIndex.from_frame(lost[["origin", "sound_id"]])
+    table["readable"] = ~pd.MultiIndex.from_frame(table[["origin", "sound_id"]]).isin(gone)
     return Corpus(table, built, features, lost, tuple(notes))

@@ -83,10 +83,16 @@ def grouped_folds(table: pd.DataFrame, seed: int = 0) -> list[Fold]:
     """Five folds of a clips table (columns label, uploader, sound_id) in which no two parts share an uploader.
 
     The test parts partition the table, as the official ones do; sizes and classes are as even as uploaders allow. A
-    clip without an uploader is an uploader of its own. Deterministic for a seed.
+    clip without an uploader is an uploader of its own. Deterministic for a seed. Raises ValueError where too few
+    uploaders own the clips: a part would be empty.
     """
     labels, group = to_labels(table.label.to_numpy()), _groups(table)
     counts = _class_counts(group, labels)
+    if len(counts) < 3 * FOLDS:
+        raise ValueError(
+            f"{len(counts)} uploaders are too few for {FOLDS} folds that keep them apart: 15 are needed; "
+            "split='official' mixes them"
+        )
     fold_of = _partition(counts, np.tile(counts.sum(0) / FOLDS, (FOLDS, 1)), seed)
     folds = []
     for fold in range(FOLDS):

@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,9 +20,10 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import papermill
+from nbclient.exceptions import DeadKernelError
 
 from haf_utils.preflight import PreflightError, preflight
-from haf_utils.profiles import PROFILES, REPOSITORY
+from haf_utils.profiles import PROFILES, REPOSITORY, profile
 from haf_utils.runs import write_json
 from haf_utils.workspace import Workspace, workspace
 
@@ -30,7 +32,7 @@ __all__ = ["main"]
 _NEEDS = {"03": ("fsd50k", "nsynth")}  # a notebook is left out where it has none of the datasets that it needs
 
 
-def _digest(notebook: Path, parameters: dict, before: str) -> str:
+def _digest(notebook: Path, parameters: dict, files: str, before: str) -> str:
     """What a notebook's result depends on: its code, the package, the parameters, the data, the notebooks before."""
     digest = hashlib.sha256(before.encode())
     for cell in nbformat.read(notebook, as_version=4).cells:
@@ -38,9 +40,20 @@ def _digest(notebook: Path, parameters: dict, before: str) -> str:
     for module in sorted((REPOSITORY / "haf_utils").glob("*.py")):
         digest.update(module.read_bytes())
     digest.update(json.dumps(parameters, sort_keys=True).encode())
-    for root in ("dataset", "extra", "evaluation", "fsd50k", "nsynth"):
-        for file in sorted(Path(parameters.get(root) or "/nowhere").glob("metadata/*.csv")):
-            digest.update(file.read_bytes())
+    digest.update(files.encode())
+    return digest.hexdigest()
+
+
+def _files_digest(space: Workspace) -> str:
+    """Digest of the names, sizes and times of every file of the datasets and the checkpoint."""
+    digest = hashlib.sha256()
+    checkpoint = REPOSITORY / profile(space.profile).checkpoint
+    for root in (space.dataset, space.extra, space.evaluation, space.fsd50k, space.nsynth, checkpoint):
+        for folder, folders, files in os.walk(root) if root else ():
+            folders.sort()
+            for name in sorted(files):
+                status = os.stat(os.path.join(folder, name))
+                digest.update(f"{folder}/{name} {status.st_size} {status.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 
@@ -92,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
             given.device,
         )
         print("\n".join(preflight(space)))
-    except (PreflightError, ValueError, OSError) as error:
+    except (PreflightError, ValueError, OSError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if given.plan:
@@ -110,9 +123,9 @@ def _run_all(space: Workspace, notebooks: list[Path], wanted: list[str], fresh: 
     root = Path(space.runs)
     state_file = root / "pipeline.json"
     state = json.loads(state_file.read_text("utf-8")) if state_file.is_file() and not fresh else {}
-    parameters, before, started = vars(space), "", time.monotonic()
+    parameters, files, before, started = vars(space), _files_digest(space), "", time.monotonic()
     for notebook in notebooks:
-        before = _digest(notebook, parameters, before)
+        before = _digest(notebook, parameters, files, before)
         if wanted and not any(notebook.name.startswith(number) for number in wanted):
             continue
         needs = _NEEDS.get(notebook.name[:2], ())
@@ -130,6 +143,9 @@ def _run_all(space: Workspace, notebooks: list[Path], wanted: list[str], fresh: 
         except KeyboardInterrupt:
             print(f"\ninterrupted in {notebook.name}; the same command goes on from there", file=sys.stderr)
             return 130
+        except DeadKernelError:
+            print(f" failed\n{notebook.name}: its kernel was killed, most likely for want of memory", file=sys.stderr)
+            return 1
         except papermill.PapermillExecutionError as error:
             print(
                 f" failed\n{error.ename}: {error.evalue}\nthe notebook up to its error: {_shown(output)}",

@@ -83,8 +83,17 @@ def _measured(space: Workspace, sizes: Profile, source: str) -> list[str]:
         network = load_source(source, 0, sizes, space.device).network
     except (OSError, ValueError) as error:
         raise PreflightError(f"checkpoint {source!r} cannot be had: {error}") from error
-    precision = "bf16" if torch.device(space.device).type == "cuda" else "fp32"
-    step = measure_step(network, sizes.joint.batch, sizes.preflight_steps, precision)
+    try:
+        step = measure_step(network, sizes.joint.batch, sizes.preflight_steps, space.precision)
+    except torch.OutOfMemoryError as error:
+        raise PreflightError(
+            f"a step of {sizes.joint.batch} clips does not fit into the memory of {space.device}: train with a smaller "
+            "batch and accumulation, or with activation_checkpointing=True (parameters of notebook 04 and of sweeps)"
+        ) from error
+    finally:
+        del network
+        if torch.device(space.device).type == "cuda":
+            torch.cuda.empty_cache()  # the notebooks, which are other processes, need the card
     # BSD10k's training clips are 64 % of it (official folds); BSD35k-CS trains whole.
     clips = 0.64 * len(load(space.dataset)) + (len(load(space.extra)) if space.extra else 0)
     run = step.seconds * clips / sizes.joint.batch * sizes.joint.epochs
@@ -107,14 +116,14 @@ def _mean_seconds(paths) -> float:
 
 
 def measure_step(network, batch: int, steps: int = 3, precision: str = "fp32") -> Step:
-    """Median time of `steps` joint training steps of `batch` random clips with texts of typical length (24 tokens)."""
+    """Median time of `steps` joint training steps of `batch` random clips and texts of full length."""
     device = next(network.parameters()).device
     audio = network.config.audio
     system = System(ClapBackbone(network), HafClassifier(network.config.embedding)).to(device).train()
     optimiser = torch.optim.Adam(system.parameters(), 1e-6)
     generator = torch.Generator().manual_seed(0)
     waveforms = torch.rand((batch, audio.window_samples), generator=generator).to(device) - 0.5
-    tokens = torch.randint(5, network.config.vocab_size, (batch, 24), generator=generator).to(device)
+    tokens = torch.randint(5, network.config.vocab_size, (batch, network.config.tokens), generator=generator).to(device)
     target = hierarchical_targets(torch.arange(batch) % 23).to(device)
     cuda = device.type == "cuda"
     if cuda:

@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import pickle
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -276,7 +277,10 @@ def _save(file: Path, identity: str, network, optimizer, ema: Ema, history: list
 def _resume(file: Path, identity: str, network, optimizer, ema: Ema) -> list[dict]:
     if not file.exists():
         return []
-    state = torch.load(file, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{file} is damaged ({error}): delete it, training begins anew") from error
     if state["identity"] != identity:
         raise ValueError(f"{file} is of a run with other clips or settings: choose another folder or remove it")
     network.load_state_dict(state["network"])

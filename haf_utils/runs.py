@@ -1,6 +1,6 @@
 """The run folder: all that a trained model leaves behind, and all that ablations and ensembles read.
 
-    config.json         every resolved parameter, versions, and the digest of data and code it depends on
+    config.json         every resolved parameter, versions, digests of the data, checkpoint and code it depends on
     split.csv           sound_id, part (train, validation, test, evaluation)
     history.csv         a row an epoch
     predictions.npz     for each scored part: ids, labels, posteriors of each view, plain posteriors, fusion weights

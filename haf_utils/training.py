@@ -44,9 +44,9 @@ _SAVE_EVERY = 15.0  # seconds between saved states: a shorter run is cheaper to 
 def finetune(config: FinetuneConfig, quiet: bool = False) -> Path:
     """Train as `config` says and leave a run folder (see `haf_utils.runs`); returns its path.
 
-    A finished run of the same parameters on the same data is returned as it is; one whose data or checkpoint changed
-    is trained again; one that was interrupted goes on from its last saved epoch to the very same weights. Raises
-    ValueError or TypeError for a wrong parameter, RunError if the folder's name is taken by other parameters.
+    A finished run of the same parameters on the same data is returned as it is; one whose data, checkpoint or code
+    changed is trained again; one that was interrupted goes on from its last saved epoch to the very same weights.
+    Raises ValueError or TypeError for a wrong parameter, RunError if the folder's name is taken by other parameters.
     """
     config = resolve(config)
     folder = Path(config.runs) / config.name
@@ -139,7 +139,7 @@ def _record(config: FinetuneConfig, digests: dict) -> dict:
 
 
 def _reusable(folder: Path, record: dict, quiet: bool) -> bool:
-    """Whether `folder` holds this very run, finished. Clears it where data, checkpoint or package version changed."""
+    """Whether `folder` holds this very run, finished. Clears it where data, checkpoint or code changed."""
     if not (folder / "config.json").is_file():
         (folder / "resume.pt").unlink(missing_ok=True)  # nobody knows whose
         return False
@@ -157,11 +157,9 @@ def _reusable(folder: Path, record: dict, quiet: bool) -> bool:
         raise RunError(
             f"{folder} belongs to a run of other parameters ({'; '.join(differing)}): choose another name or delete it"
         )
-    current = all(
-        known[part][name] == record[part][name] for part, name in (("digests", "data"), ("digests", "checkpoint"))
-    )
-    if not current or known["versions"]["haf_utils"] != record["versions"]["haf_utils"]:
-        line(f"{folder.name}: data, checkpoint or package changed since, training again", quiet)
+    if known["digests"] != record["digests"]:
+        changed = [name for name, digest in record["digests"].items() if known["digests"].get(name) != digest]
+        line(f"{folder.name}: {' and '.join(changed)} changed since, training again", quiet)
         shutil.rmtree(folder)
         return False
     return finished(folder)

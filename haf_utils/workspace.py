@@ -32,6 +32,7 @@ class Workspace:
     scratch: str
     profile: str
     device: str
+    precision: str  # bf16 on a GPU, fp32 on a CPU
 
 
 def make_embedded(size: str = "mini") -> Path:
@@ -81,6 +82,7 @@ def workspace(
         scratch=str(Path(scratch).expanduser().resolve()) if scratch else str(runs),
         profile=profile,
         device=device,
+        precision="bf16" if device.startswith("cuda") else "fp32",
     )
 
 
@@ -89,5 +91,5 @@ def finetune_config(space: Workspace, **choices) -> FinetuneConfig:
 
     Raises TypeError that names a field that does not exist.
     """
-    where = ("dataset", "extra", "evaluation", "runs", "scratch", "profile", "device")
+    where = ("dataset", "extra", "evaluation", "runs", "scratch", "profile", "device", "precision")
     return FinetuneConfig(**{name: getattr(space, name) for name in where} | choices)
