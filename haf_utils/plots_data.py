@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Rectangle
+from scipy.fft import rfft
 
 from haf_utils.audio import AudioError
 from haf_utils.plots import CLASS_COLOURS, COLOURS, colour_labels
@@ -78,7 +79,7 @@ def hear(path, seconds: float = HEARD_SECONDS) -> tuple[np.ndarray, int]:
             rate = file.samplerate
             samples = file.read(int(seconds * rate) + 1, dtype="float32", always_2d=True).mean(axis=1)
     except (soundfile.SoundFileError, OSError, TypeError) as error:
-        raise AudioError(path, f"cannot be read: {str(error).split(': ')[-1]}") from error
+        raise AudioError(path, f"cannot be read: {str(error).split(': ')[-1].rstrip('.')}") from error
     if len(samples) == 0:
         raise AudioError(path, "no samples")
     if not np.isfinite(samples).all():
@@ -101,7 +102,8 @@ def log_mel(samples: np.ndarray, rate: int) -> np.ndarray:
     hop = max(1, round(rate / FRAMES))
     padded = np.pad(samples, size // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
-    power = np.abs(np.fft.rfft(frames * np.hanning(size).astype(np.float32), axis=1)) ** 2
+    spectrum = rfft(frames * np.hanning(size).astype(np.float32), axis=1)  # scipy's stays in float32
+    power = spectrum.real**2 + spectrum.imag**2
     mel = np.maximum(_mel_filters(size, rate) @ power.T, 1e-12)  # with 1e-4 below: silence lies at the floor
     return np.maximum(10 * np.log10(mel / max(mel.max(), 1e-4)), FLOOR)
 
@@ -116,7 +118,7 @@ def _mel_filters(size: int, rate: int) -> np.ndarray:
     spacing = rate / size
     low, high = np.minimum(low, centre - spacing), np.maximum(high, centre + spacing)
     triangles = np.clip(np.minimum((frequency - low) / (centre - low), (high - frequency) / (high - centre)), 0, None)
-    return triangles / np.maximum(triangles.sum(1, keepdims=True), 1e-12)
+    return (triangles / np.maximum(triangles.sum(1, keepdims=True), 1e-12)).astype(np.float32)
 
 
 def _mel(frequency: float) -> float:
@@ -222,7 +224,7 @@ def audio_figure(clips: pd.DataFrame, window: float, title: str = "") -> Figure:
     _boxes(duration, clips["seconds"].clip(lower=1e-3), clips["code"], places)
     duration.axvline(window, color="0.2", ls="--", lw=1)
     duration.annotate(
-        f" window {window:.3g} s", (window, 1.0), xycoords=("data", "axes fraction"), va="top", fontsize="x-small"
+        f" window {window:.3g} s", (window, 0.99), xycoords=("data", "axes fraction"), va="bottom", fontsize="x-small"
     )
     duration.set(xscale="log", xlabel="duration (s)")
     duration.xaxis.set_major_formatter("{x:g}")
@@ -280,7 +282,7 @@ def spectrogram_wall(mels: Mapping[str, np.ndarray], seconds: float, title: str 
     columns = int(np.bincount(PARENT).max())
     size = (len(TOP_LEVELS) * (BANDS + band) + 2, columns * (width + gap))
     wall = np.full(size, np.nan)
-    figure, axes = plt.subplots(figsize=(11, 6.2), layout="constrained")
+    figure, axes = plt.subplots(figsize=(9.6, 5.6), layout="constrained")
     for parent, top in enumerate(TOP_LEVELS):
         for column, label in enumerate(np.flatnonzero(parent == PARENT)):
             code, row, left = CLASSES[label], parent * (BANDS + band) + band, column * (width + gap)
@@ -314,8 +316,9 @@ def clip_figure(clip: pd.Series, samples: np.ndarray | None, rate: int) -> Figur
     text = _drawable("\n".join(f"{name}: {value}" for name, value in describe(clip).items()))
     card.text(0, 1, text, va="top", fontsize="small", wrap=True, parse_math=False, transform=card.transAxes)
     if samples is None:
-        wave.annotate("no audio", (0.5, 0.5), xycoords="axes fraction", ha="center")
-        spectrogram.annotate("no audio", (0.5, 0.5), xycoords="axes fraction", ha="center")
+        for axes in (wave, spectrogram):
+            axes.set(xticks=[], yticks=[])
+            axes.annotate("no audio", (0.5, 0.5), xycoords="axes fraction", ha="center", color="0.4")
     else:
         end = len(samples) / rate
         colour = CLASS_COLOURS.get(clip["code"], "0.4")
