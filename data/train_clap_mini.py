@@ -1,6 +1,6 @@
 """Train the mini CLAP, stand-in for LAION's 630k checkpoint: tokenizer and network, from nothing.
 
-    python data/train_clap_mini.py [--clips 12600] [--epochs 20] [--scratch build/clap-mini] [--out data/clap-mini]
+    python data/train_clap_mini.py [--clips 12600] [--epochs 28] [--scratch build/clap-mini] [--out data/clap-mini]
 
 The clips come from the generator of the embedded dataset, but with another seed, other uploaders and wider recipe
 ranges. Their captions are what Freesound metadata says of them, a plain sentence, and keywords as AudioSet's labels
@@ -78,7 +78,7 @@ def train_tokenizer(texts: list[str], vocabulary: int) -> Tokenizer:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--clips", type=int, default=12_600)
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--epochs", type=int, default=28)
     parser.add_argument("--rate", type=float, default=7e-4)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the order")
