@@ -180,7 +180,14 @@ def head_twin(config: FinetuneConfig, base: FinetuneConfig) -> FinetuneConfig:
     return FinetuneConfig(**where | own | {"train": "head"})
 
 
-def _paired(a: Pooled, b: Pooled) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, tuple[int, ...]]:
+def _strata(labels: np.ndarray, folds: np.ndarray) -> np.ndarray | None:
+    """The folds, where a class has enough clips in each: resampling a stratum of n clips shows (n − 1)/n of their
+    variance, and of a single clip none, so that small recordings are resampled within their class alone."""
+    sizes = pd.Series(labels).groupby([labels, folds]).size()
+    return folds if sizes.median() >= 5 else None
+
+
+def _paired(a: Pooled, b: Pooled) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray, tuple[int, ...]]:
     """labels (N,), strata (N,) and predictions (S, N) of `a` and `b` on the clips and under the seeds they share."""
     seeds = tuple(seed for seed in a.seeds if seed in b.seeds)
     _, in_a, in_b = np.intersect1d(a.ids, b.ids, return_indices=True)
@@ -191,17 +198,18 @@ def _paired(a: Pooled, b: Pooled) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
         raise ValueError(f"{a.name} and {b.name} disagree about the labels of clips: they are of different data")
     said_a = a.predicted[[a.seeds.index(seed) for seed in seeds]][:, in_a]
     said_b = b.predicted[[b.seeds.index(seed) for seed in seeds]][:, in_b]
-    return b.labels[in_b], b.folds[in_b], said_a, said_b, seeds
+    return b.labels[in_b], _strata(b.labels[in_b], b.folds[in_b]), said_a, said_b, seeds
 
 
 def compare(a: Pooled, b: Pooled, rng: np.random.Generator, replicates: int = 2000, metric: str = "hF") -> dict:
     """`a` minus `b` in `metric` on the same clips under the same seeds.
 
-    Returns a dict of estimate, low, high (95 %, clips resampled within fold and class, seeds as a second source of
-    variance), p_value (McNemar's, on the accuracy under the first seed), clips, seeds.
+    Returns a dict of estimate, low, high (95 %, clips resampled within class, and within fold where a class has clips
+    enough in each, seeds as a second source of variance), p_value (McNemar's, on the accuracy under the first seed),
+    clips, seeds.
     """
-    labels, folds, said_a, said_b, seeds = _paired(a, b)
-    difference = paired_difference(labels, said_a, said_b, rng, replicates, strata=folds)[metric]
+    labels, strata, said_a, said_b, seeds = _paired(a, b)
+    difference = paired_difference(labels, said_a, said_b, rng, replicates, strata=strata)[metric]
     p_value = mcnemar(labels, said_a[0], said_b[0]).p_value
     return dataclasses.asdict(difference) | {"p_value": p_value, "clips": len(labels), "seeds": len(seeds)}
 
@@ -218,7 +226,8 @@ def compare_all(
 def score(pooled: Pooled, rng: np.random.Generator, replicates: int = 2000, metric: str = "hF") -> dict:
     """The mean over seeds of a score, with the 95 % interval over clips: dict of estimate, low, high."""
     observed = scores_from_confusion(np.stack([confusion(pooled.labels, said) for said in pooled.predicted]))[metric]
-    samples = bootstrap(pooled.labels, pooled.predicted, rng, replicates, pooled.folds)[metric].mean(0)
+    strata = _strata(pooled.labels, pooled.folds)
+    samples = bootstrap(pooled.labels, pooled.predicted, rng, replicates, strata)[metric].mean(0)
     low, high = interval(samples)
     return {"estimate": float(observed.mean()), "low": float(low), "high": float(high)}
 
@@ -233,7 +242,7 @@ def severity(pooled: Pooled) -> dict[str, float]:
 
 def errors_inside_parent(a: Pooled, b: Pooled, rng: np.random.Generator, replicates: int = 2000) -> Difference:
     """Share of the errors that stay inside the parent, `a` minus `b`, with its 95 % interval over resampled clips."""
-    labels, folds, said_a, said_b, seeds = _paired(a, b)
+    labels, strata, said_a, said_b, seeds = _paired(a, b)
 
     def inside(scores: Mapping[str, np.ndarray]) -> np.ndarray:
         wrong = 1 - scores["accuracy"]
@@ -241,7 +250,7 @@ def errors_inside_parent(a: Pooled, b: Pooled, rng: np.random.Generator, replica
         return share[: len(seeds)].mean(0) - share[len(seeds) :].mean(0)
 
     both = np.concatenate([said_a, said_b])
-    low, high = interval(inside(bootstrap(labels, both, rng, replicates, folds)))
+    low, high = interval(inside(bootstrap(labels, both, rng, replicates, strata)))
     observed = inside(scores_from_confusion(np.stack([confusion(labels, said) for said in both])))
     return Difference(float(observed), float(low), float(high))
 

@@ -86,5 +86,5 @@ def data_curves(tables: Mapping[str, pd.DataFrame], colours: Sequence[str], titl
     axes.minorticks_off()
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set(xlabel="training clips a fold", ylabel="hF, out of fold", title=title)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower right")
     return figure
