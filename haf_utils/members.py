@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from haf_utils.config import FinetuneConfig
+from haf_utils.baselines import run_control
+from haf_utils.config import FinetuneConfig, resolve
 from haf_utils.datasets import load_bsd
 from haf_utils.ensembles import Member, align, fit_weights, subsets
 from haf_utils.inference import average_probabilities
+from haf_utils.profiles import profile
 from haf_utils.runs import Run, RunError
-from haf_utils.training import finetune
+from haf_utils.sweeps import sweep
 from haf_utils.workspace import Workspace, finetune_config
 
 __all__ = [
@@ -32,7 +34,7 @@ __all__ = [
     "fuse",
     "member_configs",
     "member_of",
-    "train_member",
+    "train_members",
     "weights_of",
 ]
 
@@ -61,22 +63,25 @@ REPORTED = {"task1-1": 0.7656, "task1-2": 0.7663, "task1-3": 0.7892}  # accuracy
 # How CLAP members are trained: jointly, as in the report, or, where minutes count, on frozen embeddings.
 TRAIN = {"full": "joint", "mini": "head", "tiny": "head"}
 
+# PaSST without pretrained weights: a random network moves at larger steps than a pretrained one.
+FROM_SCRATCH = {"backbone_rate": 1e-3}
+
 
 def member_configs(
-    space: Workspace, seed: int = 0, fold: int = 0, train: str = "", epochs: Mapping[str, int] | None = None
+    space: Workspace, seed: int = 0, fold: int = 0, train: str = ""
 ) -> tuple[dict[str, FinetuneConfig], dict[str, str]]:
     """Configurations of the members that can be trained in `space`, and why the others cannot: two dicts by name.
 
-    train: "head" or "joint" for the CLAP members, "" as the profile does (`TRAIN`); epochs: of single members, where
-    not as the profile says. A dataset that ships embeddings and no audio trains heads, and has no PaSST.
+    train: "head" or "joint" for the CLAP members, "" as the profile does (`TRAIN`). A dataset that ships embeddings
+    and no audio trains heads, and has no PaSST.
     """
     has_audio = load_bsd(space.dataset)["path"].notna().any()
     train = (train or TRAIN[space.profile]) if has_audio else "head"
     configs, absent = {}, {}
     for name, fields in MEMBERS.items():
         choices = {"train": train, "seed": seed + (name == "another seed"), "fold": fold} | fields
-        if name in (epochs or {}):
-            choices["epochs"] = epochs[name]
+        if fields.get("system") == "passt" and profile(space.profile).passt_checkpoint is None:
+            choices |= FROM_SCRATCH
         checkpoint = Path(space.runs) / choices.get("initialisation", "")
         if "initialisation" in fields and not has_audio:
             absent[name] = "it embeds audio, and this dataset has none"
@@ -90,13 +95,18 @@ def member_configs(
     return configs, absent
 
 
-def train_member(name: str, config: FinetuneConfig, quiet: bool = True) -> Path:
-    """The run folder of a member, trained unless it is there already."""
-    if name == "metadata":
-        from haf_utils.baselines import run_control
+def train_members(configs: Mapping[str, FinetuneConfig], workers: int | None = None) -> dict[str, Path]:
+    """The run folder of every member, trained unless it is there already; `workers` processes, None for one a core.
 
-        return run_control(config, "metadata")
-    return finetune(config, quiet)
+    Raises RunError that names the runs that failed.
+    """
+    networks = {name: resolve(config) for name, config in configs.items() if name != "metadata"}
+    long_first = sorted(networks.values(), key=lambda config: config.train != "joint")
+    outcome = sweep(long_first, workers, retry_failed=True)
+    if outcome.failed or outcome.absent:
+        raise RunError(str(outcome))
+    folders = {name: Path(config.runs) / config.name for name, config in networks.items()}
+    return folders | {name: run_control(configs[name], "metadata", quiet=True) for name in configs.keys() - networks}
 
 
 def member_of(run: Run, part: str, name: str = "") -> Member:

@@ -92,15 +92,20 @@ def framework() -> Figure:
 
 
 def view_curves(table: pd.DataFrame, title: str = "") -> Figure:
-    """Accuracy, hF and agreement over the number of views. table: columns model, views, accuracy, hF, agreement, all
-    scores in [0, 1]; a line a model."""
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.2))
-    panels = {"accuracy": "accuracy (%)", "hF": "hF (%)", "agreement": "views that agree (%)"}
+    """What more views change in accuracy and hF, and how often they agree. table: columns model, views, accuracy, hF,
+    agreement, all scores in [0, 1]; a line a model."""
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.6))
+    panels = {"accuracy": "accuracy (points)", "hF": "hF (points)", "agreement": "clips on which all views agree (%)"}
+    for (model, rows), marker in zip(table.groupby("model", sort=False), "os^Dv", strict=False):
+        for panel, column in zip(axes, panels, strict=True):
+            start = rows[column].iloc[0] if column != "agreement" else 0
+            panel.plot(rows["views"], 100 * (rows[column] - start), marker=marker, ms=4, label=model)
     for panel, (column, label) in zip(axes, panels.items(), strict=True):
-        for (model, rows), marker in zip(table.groupby("model", sort=False), "os^Dv", strict=False):
-            panel.plot(rows["views"], 100 * rows[column], marker=marker, ms=4, label=model)
         panel.set(xlabel="views averaged", ylabel=label, xticks=sorted(set(table["views"])))
-    axes[-1].legend(frameon=False)
+        if column != "agreement":
+            panel.set_title("against one view", fontsize="small")
+            panel.axhline(0, color="0.4", lw=1)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle(title, x=0.01, ha="left", weight="bold")
     return figure
 
@@ -119,10 +124,19 @@ def subset_scores(table: pd.DataFrame, kinds: Sequence[str], chosen: Sequence[tu
         axes.scatter(places[rows], 100 * table["hF"][rows], s=14, color=colour, alpha=0.7, label=label)
     mean = table.groupby("M")["hF"].mean()
     axes.plot(mean.index, 100 * mean, color="0.2", lw=1.5, label="mean")
+    marked: list[float] = []
     for (name, members), marker in zip(chosen, "Ds^P*", strict=False):
         row = table[[tuple(m) == tuple(members) for m in table["members"]]].iloc[0]
-        axes.scatter(row["M"], 100 * row["hF"], s=90, marker=marker, fc="none", ec="0.1", lw=1.6, label=name, zorder=3)
+        marked.append(100 * row["hF"])
+        axes.scatter(row["M"], marked[-1], s=90, marker=marker, fc="none", ec="0.1", lw=1.6, label=name, zorder=3)
+    # A single member far below all others would leave no room for the differences between ensembles.
+    lowest = 100 * min(table.loc[table["M"] > 1, "hF"].quantile(0.02), table["hF"].quantile(0.1))
+    lowest = min([lowest, *marked]) - 1
+    below = int((100 * table["hF"] < lowest).sum())
     axes.set(xlabel="members M", ylabel="hF on test clips (%)", xticks=sorted(set(table["M"])))
+    axes.set_ylim(bottom=lowest)
+    if below:
+        axes.text(0.99, 0.02, f"{below} below", transform=axes.transAxes, ha="right", fontsize="small", color="0.3")
     axes.grid(axis="x", visible=False)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
@@ -135,9 +149,21 @@ def diversity_and_gain(disagreement: pd.DataFrame, overlap: pd.DataFrame, pairs:
     panels = ((disagreement, "disagreement (% of clips)"), (overlap, "error overlap (% of errors)"))
     for number, (panel, (matrix, title)) in enumerate(zip(axes, panels, strict=False)):
         shown = 100 * matrix.where(~np.eye(len(matrix), dtype=bool))
-        sns.heatmap(shown, ax=panel, cmap="Greys", annot=True, fmt=".0f", cbar=False, square=True, linewidths=0.5)
+        sns.heatmap(
+            shown,
+            ax=panel,
+            cmap="Greys",
+            vmin=0,
+            vmax=100,
+            annot=True,
+            fmt=".0f",
+            cbar=False,
+            square=True,
+            linewidths=0.5,
+        )
         panel.set_title(title)
-        panel.tick_params(axis="x", rotation=60)
+        panel.grid(visible=False)
+        panel.tick_params(axis="x", rotation=90)
         if number:
             panel.set_yticks([])
     for mixed, colour, label in ((False, "0.6", "two of one kind"), (True, COLOURS["m"], "two kinds")):

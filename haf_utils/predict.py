@@ -91,7 +91,10 @@ def load_system(run: Run | Path | str, device: str = "cpu") -> Loaded:
         backbone, width, audio = ClapBackbone(clap.network), clap.config.embedding, clap.config.audio
     classifier = classifier_of(config, sizes, width)
     prefix = "classifier."
-    classifier.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    if own.keys() != classifier.state_dict().keys():
+        raise RunError(f"{run.folder} does not hold the classifier of its configuration: controls cannot be loaded")
+    classifier.load_state_dict(own)
     system = System(backbone, classifier).to(device).eval()
     return Loaded(run.name, system, clap, audio.window_samples, audio.sample_rate, config)
 

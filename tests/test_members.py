@@ -52,7 +52,9 @@ def space(tmp_path):
         "1,fx-o,401,fx,5,me,,door,door,\n"
     )
     runs = tmp_path / "runs"
-    return Workspace(str(tmp_path / "data"), "", "", "", "", str(runs), str(runs), "mini", "cpu")
+    where = {"dataset": str(tmp_path / "data"), "runs": str(runs), "scratch": str(runs)}
+    fields = {field.name: "" for field in dataclasses.fields(Workspace)} | where
+    return Workspace(**fields | {"profile": "mini", "device": "cpu", "precision": "fp32"})
 
 
 def test_a_system_names_members_that_exist():
@@ -77,13 +79,13 @@ def test_members_are_distinct_valid_runs(space):
 def test_the_full_profile_trains_jointly(space):
     configs, _ = member_configs(dataclasses.replace(space, profile="full"))
     assert {config.train for name, config in configs.items()} == {"joint"}
-    assert resolve(configs["plain"]).epochs == 30
+    assert resolve(configs["plain"]).epochs == 30 and resolve(configs["PaSST"]).backbone_rate == 1e-5
 
 
 def test_what_cannot_be_trained_is_left_out_and_said(space):
-    configs, absent = member_configs(space, epochs={"PaSST": 2})
+    configs, absent = member_configs(space)
     assert "notebook 03" in absent["FSD50K"] and "FSD50K + NSynth" in absent and "FSD50K" not in configs
-    assert configs["PaSST"].epochs == 2 and configs["plain"].epochs is None
+    assert configs["PaSST"].backbone_rate > 1e-4 and configs["plain"].backbone_rate is None
     Path(space.dataset, "audio/1.wav").unlink()
     configs, absent = member_configs(space, train="joint")
     assert "PaSST" in absent and {config.train for config in configs.values()} == {"head"}
