@@ -33,7 +33,7 @@ from haf_utils.profiles import REPOSITORY
 from haf_utils.runs import RunError, finished, write_beside
 from haf_utils.training import finetune
 
-__all__ = ["NOTEBOOK", "Worker", "run_notebook"]
+__all__ = ["NOTEBOOK", "Worker", "notebook_parameters", "run_notebook"]
 
 NOTEBOOK = REPOSITORY / "notebooks" / "04_finetuning.ipynb"
 
@@ -137,15 +137,24 @@ def _prepare(source: FinetuneConfig) -> None:
         assemble(source)
 
 
+def notebook_parameters(config: FinetuneConfig) -> dict[str, object]:
+    """The run's parameters as notebook 04 calls them; its controls, which do not depend on them, are left out."""
+    own = differing(config) | {"extra_weight": config.extra_weight}
+    return {"extra_data" if name == "extra_weight" else name: value for name, value in own.items()} | {"controls": []}
+
+
 def run_notebook(config: FinetuneConfig, parameters: Mapping) -> None:
     """The run as a readable record: notebook 04, given `parameters` and the run's own, kept as
     `<runs>/notebooks/<name>.ipynb`. Raises PapermillExecutionError, or RunError where it left another run."""
-    declared = papermill.inspect_notebook(str(NOTEBOOK))
-    given = {name: value for name, value in (dict(parameters) | differing(config)).items() if name in declared}
     output = Path(config.runs) / "notebooks" / f"{config.name}.ipynb"
     output.parent.mkdir(parents=True, exist_ok=True)
     papermill.execute_notebook(
-        str(NOTEBOOK), str(output), given, kernel_name="python3", progress_bar=False, cwd=str(output.parent)
+        str(NOTEBOOK),
+        str(output),
+        notebook_parameters(config) | dict(parameters),
+        kernel_name="python3",
+        progress_bar=False,
+        cwd=str(output.parent),
     )
     if not finished(Path(config.runs) / config.name):
         raise RunError(f"{output} ran, but left no run folder {config.name}: give the run no `name`")

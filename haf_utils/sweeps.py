@@ -11,6 +11,7 @@ tried again on request.
 from __future__ import annotations
 
 import argparse
+import ast
 import dataclasses
 import difflib
 import itertools
@@ -25,18 +26,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import papermill
+import nbformat
 import submitit
 import torch
 import yaml
 from submitit.helpers import environment_variables
 
 from haf_utils.assembly import corpus_of, digests_of
-from haf_utils.config import WHERE, FinetuneConfig, differing, resolve
+from haf_utils.config import WHERE, FinetuneConfig, resolve
 from haf_utils.profiles import PROFILES
 from haf_utils.progress import bar, line
 from haf_utils.runs import RunError, finished, write_beside
-from haf_utils.sweep_worker import NOTEBOOK, Worker
+from haf_utils.sweep_worker import NOTEBOOK, Worker, notebook_parameters
 from haf_utils.workspace import finetune_config, workspace
 
 __all__ = ["Outcome", "Slurm", "grid", "main", "sweep"]
@@ -176,9 +177,12 @@ def _finished_before(folder: Path, config: FinetuneConfig, look_at_data: bool) -
 
 def _check_notebook(configs: Sequence[FinetuneConfig]) -> None:
     """ValueError where a run needs a parameter that notebook 04 does not have."""
-    declared = papermill.inspect_notebook(str(NOTEBOOK))
+    cells = nbformat.read(NOTEBOOK, as_version=4).cells
+    (parameters,) = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    # papermill's own inspection does not understand `float | None`.
+    declared = {node.target.id for node in ast.parse(parameters).body if isinstance(node, ast.AnnAssign)}
     for config in configs:
-        unknown = [name for name in differing(config) if name not in declared]
+        unknown = [name for name in notebook_parameters(config) if name not in declared]
         if unknown:
             raise ValueError(f"{NOTEBOOK.name} has no parameter {unknown[0]!r}: leave it out, or run without notebooks")
 
