@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
 from sklearn.neighbors import KNeighborsClassifier
 
 from haf_utils.assembly import assemble, checkpoint_of, load_source, text_order
@@ -178,8 +177,9 @@ def _linear(material: Material) -> Callable:
     best, lowest = None, np.inf
     for strength in STRENGTHS:
         model = LogisticRegression(C=strength, max_iter=1000).fit(vectors[train], material.labels[train])
-        found = np.clip(_spread(model.predict_proba(vectors[validation]), model.classes_), 1e-12, 1)
-        loss = log_loss(material.labels[validation], found, labels=np.arange(len(CLASSES)))
+        found = _spread(model.predict_proba(vectors[validation]), model.classes_)
+        # A class that training lacks has a posterior of 0: the same penalty for every strength.
+        loss = -np.log(found[np.arange(len(validation)), material.labels[validation]].clip(1e-12)).mean()
         if loss < lowest:
             best, lowest = model, loss
     return lambda rows: _spread(best.predict_proba(vectors[rows]), best.classes_)

@@ -102,6 +102,8 @@ def confusion_matrix(y_true, y_pred, title: str = "") -> Figure:
             )
         )
     axes.set(xlabel="predicted class", ylabel="true class", title=title)
+    axes.tick_params(axis="x", rotation=90)
+    axes.tick_params(axis="y", rotation=0)  # seaborn turns them where it thinks there is room
     colour_labels([*axes.get_xticklabels(), *axes.get_yticklabels()])
     return figure
 
@@ -109,13 +111,17 @@ def confusion_matrix(y_true, y_pred, title: str = "") -> Figure:
 def learning_curves(history: pd.DataFrame, title: str = "") -> Figure:
     """Training loss and validation hF by epoch, from a run's history.csv (columns loss, validation_hF, …)."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
-    left.plot(history["epoch"], history["loss"], color="0.2", label="training (soft targets)")
-    left.plot(history["epoch"], history["validation_loss"], color="0.55", ls="--", label="validation (true class)")
+    left.plot(history["epoch"], history["loss"], color="0.2", marker=".", label="training (soft targets)")
+    left.plot(
+        history["epoch"], history["validation_loss"], color="0.55", ls="--", marker=".", label="validation (true class)"
+    )
     left.set(xlabel="epoch", ylabel="cross-entropy (nats)")
     left.legend(frameon=False)
     best = history["validation_hF"].idxmax()
-    right.plot(history["epoch"], 100 * history["validation_hF"], color="0.2", label="hF")
-    right.plot(history["epoch"], 100 * history["validation_accuracy"], color="0.55", ls="--", label="accuracy")
+    right.plot(history["epoch"], 100 * history["validation_hF"], color="0.2", marker=".", label="hF")
+    right.plot(
+        history["epoch"], 100 * history["validation_accuracy"], color="0.55", ls="--", marker=".", label="accuracy"
+    )
     right.plot(history["epoch"][best], 100 * history["validation_hF"][best], "o", color="0.2", label="best, kept")
     right.set(xlabel="epoch", ylabel="on validation clips (%)")
     right.legend(frameon=False, loc="lower right")

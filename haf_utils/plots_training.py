@@ -27,6 +27,7 @@ def model_drawing(
     fusion: str = "attention",
     gating: bool = True,
     dropout: float = 0.3,
+    title: str = "",
 ) -> Figure:
     """HAF-CLAP as boxes, with the shapes of what flows between them (B clips a batch).
 
@@ -34,17 +35,17 @@ def model_drawing(
     out is drawn in pale grey.
     """
     figure, axes = plt.subplots(figsize=(11, 3.7))
-    axes.set(xlim=(0, 110), ylim=(0, 37))
+    axes.set(xlim=(0, 110), ylim=(0, 37), title=title)
     axes.axis("off")
 
     def box(x, y, width, height, text, colour):
         axes.add_patch(FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.4", fc="white", ec=colour, lw=1.8))
         axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9, color="0.15")
 
-    def arrow(x, y, to_x, to_y, colour, shape=""):
+    def arrow(x, y, to_x, to_y, colour, shape="", right=0.0, up=1.2):
         axes.annotate("", (to_x, to_y), (x, y), arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.5})
         if shape:
-            axes.text((x + to_x) / 2, (y + to_y) / 2 + 1.2, shape, ha="center", fontsize=8, color=colour)
+            axes.text((x + to_x) / 2 + right, (y + to_y) / 2 + up, shape, ha="center", fontsize=8, color=colour)
 
     refine = f"{'gate × ' if gating else ''}MLP\n+ residual, norm"
     rows = {"audio": (25, AUDIO, "waveform", "HTSAT"), "text": (5, TEXT, "title, tags,\ndescription", "RoBERTa")}
@@ -57,7 +58,8 @@ def model_drawing(
         arrow(12.6, y + 3.5, 17.4, y + 3.5, colour)
         arrow(29.6, y + 3.5, 38.4, y + 3.5, colour, f"B × {embedding}")
         arrow(52.6, y + 3.5, 59.4, y + 3.5, colour, f"B × {latent}")
-        arrow(74.6, y + 3.5, 81.2, 20.5 if name == "audio" else 17.5, colour, f"B × {latent}")
+        above = name == "audio"
+        arrow(74.6, y + 3.5, 81.2, 20.5 if above else 17.5, colour, f"B × {latent}", 4.4 if above else -4.4, 0.6)
         if modality in ("both", name):
             axes.text(56, y - 2.6, f"{parameters[name]:,} weights", fontsize=8, color=colour, ha="center")
     single = {"audio": "audio alone", "text": "text alone"}
@@ -135,6 +137,7 @@ def mixup_picture(
         axes[row, 3].set(ylim=(0, 1), xlim=(-0.7, len(CLASSES) - 0.3))
         axes[row, 3].set_yticks([0, 1], ["0", "1"], fontsize=7)
         axes[row, 3].set_xticks([])
+        axes[row, 3].grid(visible=False)
     for column, heading in enumerate(
         (f"audio embedding ({SHOWN} of {audio.shape[1]})", f"text embedding ({SHOWN})", "text?", "target")
     ):
