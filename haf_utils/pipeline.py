@@ -58,15 +58,15 @@ def _files_digest(space: Workspace) -> str:
 
 
 def _run_notebook(notebook: Path, output: Path, parameters: dict) -> None:
-    declared = papermill.inspect_notebook(str(notebook))
     output.parent.mkdir(parents=True, exist_ok=True)
     papermill.execute_notebook(
         str(notebook),
         str(output),
-        parameters={name: value for name, value in parameters.items() if name in declared},
+        parameters=parameters,
         kernel_name="python3",
         progress_bar=False,
         cwd=str(output.parent),
+        extra_arguments=["--log-level=ERROR"],  # not the kernel's word on its own transport at every start
     )
 
 
@@ -123,7 +123,8 @@ def _run_all(space: Workspace, notebooks: list[Path], wanted: list[str], fresh: 
     root = Path(space.runs)
     state_file = root / "pipeline.json"
     state = json.loads(state_file.read_text("utf-8")) if state_file.is_file() and not fresh else {}
-    parameters, files, before, started = vars(space), _files_digest(space), "", time.monotonic()
+    parameters = {name: value for name, value in vars(space).items() if name != "precision"}  # follows from the device
+    files, before, started = _files_digest(space), "", time.monotonic()
     for notebook in notebooks:
         before = _digest(notebook, parameters, files, before)
         if wanted and not any(notebook.name.startswith(number) for number in wanted):

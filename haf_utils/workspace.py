@@ -39,7 +39,8 @@ def make_embedded(size: str = "mini") -> Path:
     """The folder of the embedded dataset, made first where it is absent or incomplete."""
     root = REPOSITORY / "data" / size
     script = REPOSITORY / "data" / "make_mini.py"
-    subprocess.run([sys.executable, str(script), "--size", size, "--out", str(root)], check=True)
+    # From the repository's root, so that what it prints, also into a notebook, holds no path of this machine.
+    subprocess.run([sys.executable, str(script), "--size", size, "--out", f"data/{size}"], check=True, cwd=REPOSITORY)
     return root
 
 

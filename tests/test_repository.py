@@ -4,6 +4,7 @@ import json
 import re
 
 import nbformat
+import papermill
 import pytest
 import yaml
 from conftest import REPOSITORY
@@ -60,6 +61,10 @@ def test_notebook_conventions(path):
     assert len(tagged) == 1
     for line in tagged[0].source.splitlines():
         assert re.match(r"\w+: \S+.* = .*#", line), f"a parameter needs a type and a comment: {line}"
+        # papermill cannot read a definition with a second equals sign, and then leaves the parameter out of its help.
+        assert line.count("=") == 1, f"the comment of a parameter holds an equals sign: {line}"
+    shared = "dataset extra evaluation fsd50k nsynth runs scratch profile device".split()
+    assert set(shared) <= set(papermill.inspect_notebook(str(path)))
     assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     counts = [cell.execution_count for cell in code]
