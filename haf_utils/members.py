@@ -63,8 +63,9 @@ REPORTED = {"task1-1": 0.7656, "task1-2": 0.7663, "task1-3": 0.7892}  # accuracy
 # How CLAP members are trained: jointly, as in the report, or, where minutes count, on frozen embeddings.
 TRAIN = {"full": "joint", "mini": "head", "tiny": "head"}
 
-# PaSST without pretrained weights: a random network moves at larger steps than a pretrained one.
-FROM_SCRATCH = {"backbone_rate": 1e-3}
+# PaSST without pretrained weights (small profiles) stays far behind CLAP, however it is trained on two thousand clips:
+# a few epochs are enough to have a member of another kind.
+FROM_SCRATCH = {"epochs": 4}
 
 
 def member_configs(
