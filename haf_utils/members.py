@@ -19,6 +19,7 @@ from haf_utils.datasets import load_bsd
 from haf_utils.ensembles import Member, align, fit_weights, subsets
 from haf_utils.inference import average_probabilities
 from haf_utils.profiles import profile
+from haf_utils.progress import headless
 from haf_utils.runs import Run, RunError
 from haf_utils.sweeps import sweep
 from haf_utils.workspace import Workspace, finetune_config
@@ -103,7 +104,7 @@ def train_members(configs: Mapping[str, FinetuneConfig], workers: int | None = N
     """
     networks = {name: resolve(config) for name, config in configs.items() if name != "metadata"}
     long_first = sorted(networks.values(), key=lambda config: config.train != "joint")
-    outcome = sweep(long_first, workers, retry_failed=True)
+    outcome = sweep(long_first, workers, retry_failed=True, quiet=headless())  # its lines would stay in the notebook
     if outcome.failed or outcome.absent:
         raise RunError(str(outcome))
     folders = {name: Path(config.runs) / config.name for name, config in networks.items()}

@@ -124,6 +124,10 @@ def test_a_run_that_cannot_hear_is_refused(runs, tmp_path):
         load_system(tmp_path / "nothing")
     copy = shutil.copytree(runs["head"], tmp_path / "copy")
     record = load_run(copy).config
+    record["config"]["fusion"] = "concatenation"
+    write_json(copy / "config.json", record)
+    with pytest.raises(RunError, match="does not hold the classifier"):
+        load_system(copy)
     for checkpoint, message in ((SHIPPED, "train on audio"), ("another", "another checkpoint than")):
         record["digests"]["checkpoint"] = checkpoint
         write_json(copy / "config.json", record)
