@@ -6,7 +6,7 @@ import torch
 
 from haf_utils.config import FinetuneConfig, check, default_name, resolve
 from haf_utils.profiles import PROFILES
-from haf_utils.workspace import Workspace, finetune_config, workspace
+from haf_utils.workspace import finetune_config, workspace
 
 
 def config(**choices):
@@ -62,11 +62,10 @@ def test_a_gpu_asked_for_where_there_is_none(monkeypatch):
         check(config(device="mps"))
 
 
-def test_an_unknown_parameter_is_named():
-    space = Workspace("d", "", "", "", "", "r", "r", "mini", "cpu")
+def test_an_unknown_parameter_is_named(tiny):
     with pytest.raises(TypeError, match="smothing"):
-        finetune_config(space, smothing="none")
-    assert finetune_config(space, seed=3).seed == 3
+        finetune_config(tiny, smothing="none")
+    assert finetune_config(tiny, seed=3).seed == 3
 
 
 def test_the_defaults_are_valid_and_an_int_is_a_fine_float():
