@@ -274,7 +274,8 @@ def _read_index(folder: Path) -> tuple[pd.DataFrame, int]:
 def _check_space(pending: pd.DataFrame, folder: Path, sample_rate: int) -> None:
     seconds = sum(_seconds(path) for path in pending["path"])
     need, free = 2 * sample_rate * seconds, shutil.disk_usage(folder).free
-    print(f"audio store: {len(pending)} clips, {seconds / 3600:.2f} h, {need / 1e6:.0f} MB in {'/'.join(folder.parts[-2:])}")
+    place = "/".join(folder.parts[-2:])  # not the whole path, which has no place in a published notebook
+    print(f"audio store: {len(pending)} clips, {seconds / 3600:.2f} h, {need / 1e6:.0f} MB in {place}")
     if need > free:
         raise OSError(
             f"the audio store needs {need / 1e9:.1f} GB but {folder} has {free / 1e9:.1f} GB free: "
