@@ -157,7 +157,8 @@ class ClapNetwork(nn.Module):
         """
         htsat = self.audio_branch
         with torch.autocast(waveforms.device.type, enabled=False):
-            x = htsat.bn0(self.log_mel(waveforms)[..., None]).transpose(1, 3)  # (B, 1, frames, mel_bins)
+            # Frames stand last on purpose: on (B, mel_bins, frames, 1) PyTorch 2.13 gives BatchNorm wrong gradients.
+            x = htsat.bn0(self.log_mel(waveforms)[:, :, None]).permute(0, 2, 3, 1)  # (B, 1, frames, mel_bins)
             if augment:
                 x = htsat.spec_augmenter(x)
             x = htsat.reshape_wav2img(x)  # (B, 1, spec_size, spec_size)

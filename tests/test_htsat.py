@@ -10,7 +10,7 @@ from torch import nn
 from haf_utils.clap import ClapNetwork
 from haf_utils.htsat import encode
 from haf_utils.linear import OneDnnLinear, linear
-from haf_utils.profiles import profile
+from haf_utils.profiles import AudioConfig, profile
 
 CONFIG = replace(profile("mini").clap, depths=(2, 2, 2), attention_window=4)  # with shifted windows
 
@@ -69,6 +69,36 @@ def test_bf16_stays_close(htsat, images):
         found = encode(htsat, images).float()
     apart = (expected[0] - expected[1]).norm()
     assert 0 < (found - expected).norm(dim=1).max() < 0.15 * apart
+
+
+@pytest.mark.parametrize(
+    "sizes", [CONFIG, replace(CONFIG, audio=AudioConfig(), spec_size=256, patch_size=32, patch_stride=32)]
+)
+@pytest.mark.parametrize("training", [False, True])
+def test_gradients_of_the_front_end_are_those_of_its_formula(sizes, training):
+    """PyTorch's batch normalisation of a strided or narrow input is wrong on CPUs: gradients off by their own size."""
+    torch.manual_seed(0)
+    network = ClapNetwork(replace(sizes, htsat_dim=8, depths=(1, 1), heads=(1, 1), text_layers=1)).train(training)
+    norm, htsat = network.audio_branch.bn0, network.audio_branch
+    for dropped in [m for m in network.modules() if hasattr(m, "drop_prob")]:
+        dropped.drop_prob = 0.0
+    waveforms = 0.1 * torch.randn(2, sizes.audio.window_samples)
+    weights = torch.randn(2, 512)
+    (network.audio_embedding(waveforms) * weights).sum().backward()
+    found = norm.weight.grad.clone(), norm.bias.grad.clone()
+
+    mel = network.log_mel(waveforms)
+    mean, variance = norm.running_mean, norm.running_var
+    if training:
+        mean, variance = mel.mean((0, 2)), mel.var((0, 2), unbiased=False)
+    network.zero_grad()
+    scaled = (mel - mean[:, None]) / (variance[:, None] + norm.eps).sqrt()
+    scaled = scaled * norm.weight[:, None] + norm.bias[:, None]
+    image = htsat.reshape_wav2img(scaled.transpose(1, 2)[:, None])
+    embedding = F.normalize(network.audio_projection(encode(htsat, image)), dim=-1)
+    (embedding * weights).sum().backward()
+    for one, other in zip(found, (norm.weight.grad, norm.bias.grad), strict=True):
+        assert other.norm() > 0 and (one - other).norm() < 1e-3 * other.norm()
 
 
 def test_each_image_is_dropped_from_a_block_alone(htsat, images):
