@@ -118,7 +118,7 @@ def mixup_picture(
 
     names: of R rows; audio, text (R, E), presence (R,), target (R, 23).
     """
-    rows = len(names)
+    rows, shown = len(names), min(SHOWN, audio.shape[1])
     figure, axes = plt.subplots(
         rows, 4, figsize=(11, 1.25 * rows + 0.7), gridspec_kw={"width_ratios": [4, 4, 0.7, 5]}, squeeze=False
     )
@@ -139,7 +139,7 @@ def mixup_picture(
         axes[row, 3].set_xticks([])
         axes[row, 3].grid(visible=False)
     for column, heading in enumerate(
-        (f"audio embedding ({SHOWN} of {audio.shape[1]})", f"text embedding ({SHOWN})", "text?", "target")
+        (f"audio embedding ({shown} of {audio.shape[1]})", f"text embedding ({shown})", "text?", "target")
     ):
         axes[0, column].set_title(heading, fontsize=9, loc="center", weight="normal")
     axes[-1, 3].set_xticks(range(len(CLASSES)), CLASSES, rotation=90, fontsize=6)
