@@ -29,6 +29,10 @@ from haf_utils.workspace import Workspace, workspace
 
 __all__ = ["main"]
 
+# For the notebooks' processes: glibc keeps freed memory instead of handing it back to the system and faulting every page
+# in again at the next step. A training step on a CPU takes about half the time so.
+_ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": "8000000000", "MALLOC_TRIM_THRESHOLD_": "16000000000", "MALLOC_ARENA_MAX": "1"}
+
 _NEEDS = {"03": ("fsd50k", "nsynth")}  # a notebook is left out where it has none of the datasets that it needs
 
 
@@ -92,6 +96,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--fresh", action="store_true", help="run every notebook again")
     given = parser.parse_args(arguments)
     os.environ["HAF_PROGRESS"] = "lines"
+    if given.device == "cpu":
+        os.environ.update({name: os.environ.get(name, value) for name, value in _ALLOCATION.items()})
     try:
         space = workspace(
             given.data,

@@ -87,5 +87,5 @@ def to_labels(values: Iterable) -> np.ndarray:
 
 
 def prompts() -> list[str]:
-    """One zero-shot prompt a class, in taxonomy order, in the style of CLAP's own keyword captions."""
-    return [f"This is a sound of {NAMES[code].lower()}, {TOP_NAMES[code.split('-')[0]].lower()}." for code in CLASSES]
+    """One zero-shot prompt a class, in taxonomy order, worded as captions are ("The sound of ...")."""
+    return [f"The sound of {NAMES[code].lower()}, {TOP_NAMES[code.split('-')[0]].lower()}." for code in CLASSES]
