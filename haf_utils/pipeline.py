@@ -29,8 +29,8 @@ from haf_utils.workspace import Workspace, workspace
 
 __all__ = ["main"]
 
-# For the notebooks' processes: glibc keeps freed memory instead of handing it back to the system and faulting every page
-# in again at the next step. A training step on a CPU takes about half the time so.
+# For the processes of notebooks: glibc keeps freed memory instead of handing it back to the system and faulting all
+# pages in again at the next step. A training step on a CPU takes about half the time so.
 _ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": "8000000000", "MALLOC_TRIM_THRESHOLD_": "16000000000", "MALLOC_ARENA_MAX": "1"}
 
 _NEEDS = {"03": ("fsd50k", "nsynth")}  # a notebook is left out where it has none of the datasets that it needs
