@@ -85,24 +85,26 @@ class ClapNetwork(nn.Module):
         super().__init__()
         networks, audio = _networks(), config.audio
         self.config = config
-        self.audio_branch = networks.HTSAT(
-            spec_size=config.spec_size,
-            patch_size=config.patch_size,
-            patch_stride=(config.patch_stride, config.patch_stride),
-            num_classes=config.audioset_classes,
-            embed_dim=config.htsat_dim,
-            depths=list(config.depths),
-            num_heads=list(config.heads),
-            window_size=config.attention_window,
-            config=types.SimpleNamespace(
-                window_size=audio.n_fft,
-                hop_size=audio.hop,
-                sample_rate=audio.sample_rate,
-                mel_bins=audio.mel_bins,
-                fmin=audio.fmin,
-                fmax=audio.fmax,
-            ),
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.meshgrid")  # laion-clap calls it in the old way
+            self.audio_branch = networks.HTSAT(
+                spec_size=config.spec_size,
+                patch_size=config.patch_size,
+                patch_stride=(config.patch_stride, config.patch_stride),
+                num_classes=config.audioset_classes,
+                embed_dim=config.htsat_dim,
+                depths=list(config.depths),
+                num_heads=list(config.heads),
+                window_size=config.attention_window,
+                config=types.SimpleNamespace(
+                    window_size=audio.n_fft,
+                    hop_size=audio.hop,
+                    sample_rate=audio.sample_rate,
+                    mel_bins=audio.mel_bins,
+                    fmin=audio.fmin,
+                    fmax=audio.fmax,
+                ),
+            )
         # laion-clap hides stripes of up to 64 of its 1,001 frames; the same share here.
         frames = audio.window_samples // audio.hop + 1
         self.audio_branch.spec_augmenter.time_dropper.drop_width = max(1, round(64 * frames / 1001))

@@ -61,6 +61,11 @@ def _files_digest(space: Workspace) -> str:
     return digest.hexdigest()
 
 
+def _absolute(folder: str) -> str:
+    """A folder as a notebook can find it from any working directory; "" stays "", as the repository has it."""
+    return str(Path(folder).expanduser().resolve()) if folder else ""
+
+
 def _run_notebook(notebook: Path, output: Path, parameters: dict) -> None:
     output.parent.mkdir(parents=True, exist_ok=True)
     papermill.execute_notebook(
@@ -99,17 +104,18 @@ def main(arguments: list[str] | None = None) -> int:
     if given.device == "cpu":
         os.environ.update({name: os.environ.get(name, value) for name, value in _ALLOCATION.items()})
     try:
-        space = workspace(
-            given.data,
-            given.extra,
-            given.evaluation,
-            given.fsd50k,
-            given.nsynth,
-            given.runs,
-            given.scratch,
-            given.profile,
-            given.device,
-        )
+        parameters = {
+            "dataset": _absolute(given.data),
+            "extra": _absolute(given.extra),
+            "evaluation": _absolute(given.evaluation),
+            "fsd50k": _absolute(given.fsd50k),
+            "nsynth": _absolute(given.nsynth),
+            "runs": _absolute(given.runs),
+            "scratch": _absolute(given.scratch),
+            "profile": given.profile,
+            "device": given.device,
+        }
+        space = workspace(**parameters)
         print("\n".join(preflight(space)))
     except (PreflightError, ValueError, OSError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -122,21 +128,20 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown:
         print(f"error: --only {unknown[0]}: there is no such notebook", file=sys.stderr)
         return 2
-    return _run_all(space, notebooks, wanted, given.fresh)
+    return _run_all(space, parameters, notebooks, wanted, given.fresh)
 
 
-def _run_all(space: Workspace, notebooks: list[Path], wanted: list[str], fresh: bool) -> int:
+def _run_all(space: Workspace, parameters: dict, notebooks: list[Path], wanted: list[str], fresh: bool) -> int:
     root = Path(space.runs)
     state_file = root / "pipeline.json"
     state = json.loads(state_file.read_text("utf-8")) if state_file.is_file() and not fresh else {}
-    parameters = {name: value for name, value in vars(space).items() if name != "precision"}  # follows from the device
     files, before, started = _files_digest(space), "", time.monotonic()
     for notebook in notebooks:
         before = _digest(notebook, parameters, files, before)
         if wanted and not any(notebook.name.startswith(number) for number in wanted):
             continue
         needs = _NEEDS.get(notebook.name[:2], ())
-        if needs and not any(parameters[name] for name in needs):
+        if needs and not any(getattr(space, name) for name in needs):
             print(f"{notebook.stem:<24} left out: it needs {' or '.join(f'--{name}' for name in needs)}", flush=True)
             continue
         output = root / "notebooks" / notebook.name

@@ -18,6 +18,7 @@ import json
 import math
 import pickle
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -190,7 +191,7 @@ def pretrain(
             row |= evaluate(dataclasses.replace(clap, network=ema.model))
         row["seconds"] = time.perf_counter() - begin
         history.append(row)
-        line(" ".join(f"{key} {value:.4g}" for key, value in row.items()), quiet=quiet)
+        line(f"epoch {epoch + 1} of {settings.epochs}: loss {row['loss']:.3f}", quiet=quiet)
         if fabric.global_rank == 0:
             _save(file, identity, bare, optimizer, ema, history)
         fabric.barrier()
@@ -210,13 +211,15 @@ def launch(device: str | torch.device = "cpu", processes: int = 1, precision: st
 
     device = torch.device(device)
     devices = [device.index] if device.index is not None else processes
-    fabric = Fabric(
-        accelerator=device.type,
-        devices=devices,
-        strategy="ddp" if processes > 1 else "auto",
-        precision="bf16-mixed" if precision == "bf16" else "32-true",
-    )
-    fabric.launch()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The `srun` command")  # one process is what is meant here
+        fabric = Fabric(
+            accelerator=device.type,
+            devices=devices,
+            strategy="ddp" if processes > 1 else "auto",
+            precision="bf16-mixed" if precision == "bf16" else "32-true",
+        )
+        fabric.launch()
     return fabric
 
 

@@ -40,7 +40,10 @@ def make_embedded(size: str = "mini") -> Path:
     root = REPOSITORY / "data" / size
     script = REPOSITORY / "data" / "make_mini.py"
     # From the repository's root, so that what it prints, also into a notebook, holds no path of this machine.
-    subprocess.run([sys.executable, str(script), "--size", size, "--out", f"data/{size}"], check=True, cwd=REPOSITORY)
+    command = [sys.executable, str(script), "--size", size, "--out", f"data/{size}"]
+    made = subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    if "up to date" not in made.stdout:
+        print(made.stdout, end="")
     return root
 
 
