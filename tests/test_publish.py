@@ -17,7 +17,9 @@ def cells():
 @pytest.fixture
 def pair(tmp_path):
     source = tmp_path / "01_a.ipynb"
-    nbformat.write(new_notebook(cells=cells(), metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}), source)
+    nbformat.write(
+        new_notebook(cells=cells(), metadata={"kernelspec": {"name": "python3", "display_name": "Python 3"}}), source
+    )
     run = new_notebook(cells=cells(), metadata={"papermill": {"duration": 3.2}})
     run.cells[2].outputs = [new_output("stream", text="1\n")]
     run.cells[2].execution_count = 7

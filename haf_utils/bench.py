@@ -1,0 +1,174 @@
+"""Speed, measured side by side: this project against what one would do without it, and against the machine.
+
+    python -m haf_utils.bench [--quick] [--only audio,text,…] [--audio FOLDER] [--growth] [--stages] [--publish]
+
+Every row is a ratio of two things measured alternately in the same process: the median over rounds, with the range.
+The table, the machine and all seconds go to `<runs>/bench/bench.json`, the figure beside it; `--publish` copies the
+figure and the table into figures/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import torch
+
+from haf_utils import plots
+from haf_utils.bench_gpu import gpu_table
+from haf_utils.bench_growth import growth
+from haf_utils.bench_rows import FULL, QUICK, ROWS, Row, bf16_pays
+from haf_utils.plots_bench import growth_figure, ratio_figure
+from haf_utils.profiles import REPOSITORY
+from haf_utils.runs import write_beside, write_json
+from haf_utils.workspace import make_embedded
+
+__all__ = ["machine", "main", "stages", "table"]
+
+
+def machine() -> dict[str, str | int | float]:
+    """What the numbers were measured on."""
+    cpu = Path("/proc/cpuinfo")
+    names = [line.split(":")[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "cpu": names[0] if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "bf16 in hardware": bf16_pays(),
+        "memory (GB)": round(memory),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "load before": round(os.getloadavg()[0], 2),
+    }
+
+
+def table(rows: Sequence[Row]) -> pd.DataFrame:
+    """The rows as text: work, against, ratio, spread, target, reached, check."""
+    return pd.DataFrame(
+        {
+            "work": row.work,
+            "against": row.against,
+            "ratio": f"{row.ratio:.3g}",
+            "spread": f"{row.ratios.min():.3g} – {row.ratios.max():.3g}",
+            "target": "" if row.target is None else f"{row.target:g}",
+            "reached": {None: "", True: "yes", False: "no"}[row.reached],
+            "check": row.check if row.correct else f"FAILED: {row.check}",
+        }
+        for row in rows
+    )
+
+
+def stages(notebooks: Path) -> pd.DataFrame:
+    """Where the time of `make run` went: notebook, stage (its last heading), seconds, from the executed notebooks."""
+    spent: dict[tuple[str, str], float] = {}
+    for path in sorted(notebooks.glob("[0-9][0-9]_*.ipynb")):
+        stage = "start"
+        for cell in nbformat.read(path, as_version=4).cells:
+            headings = [line for line in cell.source.splitlines() if line.startswith("#")]
+            if cell.cell_type == "markdown" and headings:
+                stage = headings[-1].lstrip("# ")
+            seconds = cell.metadata.get("papermill", {}).get("duration")
+            if seconds is not None:
+                spent[path.stem, stage] = spent.get((path.stem, stage), 0.0) + seconds
+    return pd.DataFrame(
+        [(*place, round(seconds, 1)) for place, seconds in spent.items()], columns=["notebook", "stage", "seconds"]
+    )
+
+
+def sources(audio: str) -> tuple[Path, Path]:
+    """The folder of recordings and the table of titles: those given, the real ones beside the repository, or the
+    embedded dataset."""
+    real = REPOSITORY.parent / "shared"
+    folder = Path(audio) if audio else real / "real_audio"
+    if not (folder / "audio").is_dir():
+        if audio:
+            raise FileNotFoundError(f"{folder} has no folder audio/: a dataset in BSD10k layout is needed")
+        folder = make_embedded("mini") / "BSD10k"
+    titles = real / "bsd10k_v1.0" / "metadata" / "BSD10k_metadata.csv"
+    return folder, titles if titles.is_file() else folder / "metadata" / "BSD10k_metadata.csv"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print and write; returns 0, 1 where a result is wrong, 2 for wrong arguments."""
+    parser = argparse.ArgumentParser(prog="python -m haf_utils.bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few clips, one round: under a minute, and rough")
+    parser.add_argument("--only", default="", help=f"some of {','.join(ROWS)}")
+    parser.add_argument("--audio", default="", help="folder of recordings in BSD10k layout")
+    parser.add_argument("--runs", default="", help="folder for results (default: runs/ in the repository)")
+    parser.add_argument("--growth", action="store_true", help="also how time and memory grow up to 20,000 clips")
+    parser.add_argument("--stages", action="store_true", help="only where the time of the last `make run` went")
+    parser.add_argument("--publish", action="store_true", help="copy the figures and the table into figures/")
+    given = parser.parse_args(arguments)
+    runs = Path(given.runs or REPOSITORY / "runs")
+    folder = runs / "bench"
+    if given.stages:
+        return _print_stages(runs / "embedded-mini" / "notebooks")
+    wanted = [name.strip() for name in given.only.split(",") if name.strip()] or list(ROWS)
+    unknown = [name for name in wanted if name not in ROWS]
+    if unknown:
+        print(f"error: --only {unknown[0]}: choose from {', '.join(ROWS)}", file=sys.stderr)
+        return 2
+    try:
+        audio, titles = sources(given.audio)
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    about = machine()
+    print(", ".join(f"{name} {value}" for name, value in about.items()))
+    rows = []
+    for name in wanted:
+        begun = time.monotonic()
+        rows += ROWS[name](QUICK if given.quick else FULL, audio, titles)
+        print(f"{name} … {time.monotonic() - begun:.0f} s", flush=True)
+    shown = table(rows)
+    print(shown.to_string(index=False))
+    record = {"machine": about, "rows": [_record(row) for row in rows]}
+    if torch.cuda.is_available():
+        gpu = gpu_table(titles)
+        print(gpu.to_string(index=False))
+        record["gpu"] = gpu.to_dict("records")
+    write_json(folder / "bench.json", record)
+    write_beside(folder / "bench.csv", lambda path: shown.to_csv(path, index=False))
+    plots.style()
+    plots.save(ratio_figure(rows, about), folder, "bench")
+    if given.growth:
+        grown = growth()
+        print(grown.to_string(index=False))
+        write_beside(folder / "growth.csv", lambda path: grown.to_csv(path, index=False))
+        plots.save(growth_figure(grown), folder, "bench_growth")
+    if given.publish:
+        for file in sorted(folder.glob("*.png")) + sorted(folder.glob("*.csv")):
+            shutil.copyfile(file, REPOSITORY / "figures" / file.name)
+            print(f"figures/{file.name}")
+    return 0 if all(row.correct for row in rows) else 1
+
+
+def _record(row: Row) -> dict:
+    return dataclasses.asdict(row) | {"ratio": row.ratio, "reached": row.reached}
+
+
+def _print_stages(notebooks: Path) -> int:
+    spent = stages(notebooks)
+    if spent.empty:
+        print(f"error: {notebooks} holds no executed notebook: make run first", file=sys.stderr)
+        return 2
+    print(spent.groupby("notebook", as_index=False)["seconds"].sum().round(1).to_string(index=False), end="\n\n")
+    print(spent.sort_values("seconds", ascending=False).head(25).to_string(index=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

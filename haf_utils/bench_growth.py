@@ -1,0 +1,138 @@
+"""How cost grows with the number of clips: the audio store, and a joint training epoch that reads from it.
+
+Both should take time in proportion to the clips, and no more memory of the process's own for 20,000 clips than for
+500: the store is mapped into memory and never read whole, so what it occupies is the system's cache, which gives way.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+import soundfile
+import torch
+
+from haf_utils.audio import build_store
+from haf_utils.clap import ClapNetwork
+from haf_utils.config import FinetuneConfig, resolve
+from haf_utils.corpus import Corpus
+from haf_utils.ema import Ema
+from haf_utils.model import HafClassifier
+from haf_utils.profiles import AudioConfig, ClapConfig
+from haf_utils.systems import ClapBackbone, LiveInputs, System
+from haf_utils.taxonomy import CLASSES
+from haf_utils.training import _optimiser, _train_epoch
+
+__all__ = ["COUNTS", "growth"]
+
+COUNTS = (500, 2_000, 8_000, 20_000)
+
+# The smallest HTSAT and RoBERTa, hearing a quarter of a second: what a step of the network costs does not depend on
+# the number of clips, what reading costs might.
+_RATE, _WINDOW = 16_000, 4_000
+_SMALLEST = ClapConfig(
+    audio=AudioConfig(sample_rate=_RATE, window_samples=_WINDOW, hop=160, fmax=7_000),
+    spec_size=64,
+    patch_size=8,
+    patch_stride=8,
+    htsat_dim=16,
+    depths=(1, 1),
+    heads=(2, 2),
+    attention_window=4,
+    audioset_classes=23,
+    vocab_size=64,
+    text_dim=32,
+    text_layers=1,
+    text_heads=2,
+    text_feedforward=32,
+    text_positions=20,
+)
+
+
+def growth(counts: tuple[int, ...] = COUNTS) -> pd.DataFrame:
+    """Cost for each number of clips, each measured in a process of its own.
+
+    Columns: clips, store_seconds, store_MB (on disk), store_memory_MB, epoch_seconds, epoch_memory_MB. Memory is the
+    largest that the process had of its own (without pages of files) during the work.
+    """
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    with TemporaryDirectory() as folder:
+        write_clips(Path(folder), max(counts))
+        for count in counts:
+            with context.Pool(1) as pool:
+                rows.append(pool.apply(measure, (folder, count)))
+    return pd.DataFrame(rows)
+
+
+def write_clips(folder: Path, count: int) -> None:
+    """`count` WAV files of a quarter to half a second of noise."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(-3000, 3000, 2 * _WINDOW).astype(np.int16)
+    for row in range(count):
+        soundfile.write(folder / f"{row}.wav", noise[: int(rng.integers(_WINDOW, 2 * _WINDOW))], _RATE)
+
+
+def measure(folder: str, count: int) -> dict[str, float]:
+    """The store and an epoch on the first `count` clips in `folder`: a row of `growth`."""
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    table = pd.DataFrame({"sound_id": [str(row) for row in range(count)]})
+    table["path"] = [str(Path(folder) / f"{row}.wav") for row in range(count)]
+    table = table.assign(label=np.arange(count) % len(CLASSES), text="a", origin="bsd10k", uploader="", readable=True)
+    with TemporaryDirectory() as scratch:
+        store, store_seconds, store_memory = watched(lambda: build_store(table, scratch, _RATE, progress=False))
+        corpus = Corpus(table, {"bsd10k": store}, None, table.iloc[:0], ())
+        tokens = [[0, 4, 2]] * count
+        inputs = LiveInputs(corpus, _WINDOW, tokens, np.ones(count, np.float32), "cpu", "fp32")
+        system = System(ClapBackbone(ClapNetwork(_SMALLEST)), HafClassifier())
+        config = resolve(FinetuneConfig(dataset="", runs="", profile="mini"))
+        state = _optimiser(config, system), Ema(system)
+        rows = np.arange(count)
+        _train_epoch(config, corpus, system, inputs, rows[:64], *state, 0, True)  # what is allocated once
+        _, epoch_seconds, epoch_memory = watched(
+            lambda: _train_epoch(config, corpus, system, inputs, rows, *state, 1, True)
+        )
+        size = sum(file.stat().st_size for file in Path(scratch).rglob("samples.int16"))
+    return {
+        "clips": count,
+        "store_seconds": round(store_seconds, 2),
+        "store_MB": round(size / 1e6),
+        "store_memory_MB": round(store_memory / 1e6),
+        "epoch_seconds": round(epoch_seconds, 2),
+        "epoch_memory_MB": round(epoch_memory / 1e6),
+    }
+
+
+def watched(function: Callable) -> tuple[object, float, float]:
+    """`function()`, its seconds, and the largest number of bytes that the process had of its own meanwhile."""
+    largest, done = [own_memory()], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            largest.append(own_memory())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    begun = time.perf_counter()
+    try:
+        result = function()
+        seconds = time.perf_counter() - begun
+    finally:
+        done.set()
+        thread.join()
+    return result, seconds, float(max(*largest, own_memory()))
+
+
+def own_memory() -> int:
+    """Bytes of this process that are no pages of files (Linux: RssAnon)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return 1024 * int(line.split()[1])
+    raise OSError(f"/proc/{os.getpid()}/status does not say how much memory is anonymous")

@@ -1,0 +1,470 @@
+"""The measurements of `haf_utils.bench`: each compares this project with what one would do without it.
+
+Every function takes a `Sizes` and where recordings and titles are, and returns rows: ratios of seconds taken
+alternately in one process. Networks have the real size and random weights, which both sides share. Where both sides
+compute the same thing, the row also says how far apart the results are: fast and wrong does not reach a target.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from haf_utils import bench_alternatives as alternatives
+from haf_utils.audio import prepare, windows
+from haf_utils.captions import freesound_text
+from haf_utils.clap import Clap, ClapNetwork
+from haf_utils.config import FinetuneConfig, resolve
+from haf_utils.corpus import Corpus
+from haf_utils.ema import Ema
+from haf_utils.hatr import train_hatr
+from haf_utils.losses import hierarchical_targets, soft_cross_entropy
+from haf_utils.metrics import hierarchical_scores
+from haf_utils.model import HafClassifier
+from haf_utils.profiles import ClapConfig
+from haf_utils.regularizers import Features
+from haf_utils.statistics import bootstrap
+from haf_utils.systems import CachedInputs, ClapBackbone, LiveInputs, System
+from haf_utils.taxonomy import CLASSES
+from haf_utils.training import _optimiser, _train_epoch
+
+__all__ = ["FULL", "QUICK", "ROWS", "Row", "Sizes", "bf16_pays"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured. rounds: alternations; clips, texts, cached: examples a round."""
+
+    rounds: int = 3
+    clips: int = 64
+    texts: int = 256
+    steps: int = 1  # joint training steps a round
+    cached: int = 7_011  # BSD10k-v1.2's official training part
+    predictions: int = 100_000
+    resampled: int = 10_956  # BSD10k-v1.2
+    replicates: int = 1_000
+    looped_replicates: int = 2  # a loop takes minutes for 1,000
+    text_layers: int = 12
+    matrix: int = 2_048
+    batch: int = 8  # clips of a joint training step
+
+
+FULL = Sizes()
+QUICK = Sizes(rounds=1, clips=8, texts=32, cached=1_024, predictions=20_000, looped_replicates=1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. seconds: of this project (`ours`) and of the alternative, a round each; target: the ratio
+    to reach; check: what was compared between the two results; correct: whether it held."""
+
+    work: str
+    against: str
+    ours: tuple[float, ...]
+    theirs: tuple[float, ...]
+    target: float | None = None
+    check: str = ""
+    correct: bool = True
+
+    @property
+    def ratios(self) -> np.ndarray:
+        return np.array(self.theirs) / np.array(self.ours)
+
+    @property
+    def ratio(self) -> float:
+        return float(np.median(self.ratios))
+
+    @property
+    def reached(self) -> bool | None:
+        return None if self.target is None else bool(self.ratio >= self.target and self.correct)
+
+
+def alternate(functions: dict[str, Callable[[], object]], rounds: int) -> dict[str, tuple[float, ...]]:
+    """Seconds that each function takes, one after the other in every round, the first one last in the next."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    names = list(functions)
+    for _ in range(rounds):
+        for name in names:
+            _synchronise()
+            begun = time.perf_counter()
+            functions[name]()
+            _synchronise()
+            seconds[name].append(time.perf_counter() - begun)
+        names.append(names.pop(0))
+    return {name: tuple(values) for name, values in seconds.items()}
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def bf16_pays() -> bool:
+    """Whether this CPU multiplies bf16 matrices in hardware (AVX512-BF16 or AMX), by what Linux says of it."""
+    cpu = Path("/proc/cpuinfo")
+    return cpu.is_file() and any(flag in cpu.read_text() for flag in ("avx512_bf16", "amx_bf16"))
+
+
+@cache
+def networks(text_layers: int) -> tuple[nn.Module, Clap]:
+    """laion-clap's module and this project's CLAP, on the very same weights (and memory)."""
+    torch.manual_seed(0)
+    module = alternatives.laion_clap(text_layers)
+    network = ClapNetwork(ClapConfig(text_layers=text_layers))
+    network.load_state_dict(module.model.state_dict(keep_vars=True), assign=True)
+    return module, Clap(network.eval(), alternatives.clip_tokenizer(), torch.device("cpu"))
+
+
+def clips_of(folder: Path, count: int, seed: int = 0) -> list[str]:
+    """`count` recordings of a folder in BSD10k layout, none longer than CLAP's 10 s: laion-clap would crop them at
+    random, so that its own results would differ from call to call."""
+    import soundfile
+
+    paths = sorted(path for path in (folder / "audio").iterdir() if path.is_file())
+    chosen = []
+    for place in np.random.default_rng(seed).permutation(len(paths)):
+        if soundfile.info(paths[place]).duration <= 10:
+            chosen.append(str(paths[place]))
+        if len(chosen) == count:
+            return chosen
+    raise ValueError(f"{folder} has {len(chosen)} recordings of at most 10 s, {count} are needed")
+
+
+def texts_of(metadata: Path, count: int, seed: int = 0) -> list[str]:
+    """`count` texts of title and tags from a metadata table in BSD10k layout."""
+    table = pd.read_csv(metadata, dtype=str, keep_default_na=False).sample(frac=1, random_state=seed)
+    texts = [freesound_text(title, tags) for title, tags in zip(table["title"], table["tags"], strict=True)]
+    texts = [text for text in texts if text]
+    if len(texts) < count:
+        raise ValueError(f"{metadata} has {len(texts)} usable texts, {count} are needed")
+    return texts[:count]
+
+
+def distance(bf16: np.ndarray, fp32: np.ndarray) -> tuple[str, float, float]:
+    """How far bf16 embeddings are from fp32 ones: in words, as a share of the median distance between examples (the
+    largest over examples), and the share of examples whose nearest neighbour is the same.
+
+    On random weights all cosines are near 1 and say nothing.
+    """
+    apart = np.linalg.norm(fp32[:, None] - fp32[None], axis=2)
+    between = np.median(apart[~np.eye(len(fp32), dtype=bool)])
+    share = float(np.linalg.norm(bf16 - fp32, axis=1).max() / between)
+    np.fill_diagonal(apart, np.inf)
+    other = np.linalg.norm(bf16[:, None] - bf16[None], axis=2)
+    np.fill_diagonal(other, np.inf)
+    same = float((apart.argmin(1) == other.argmin(1)).mean())
+    return f"off by {share:.2f} of the median distance, {same:.0%} keep their neighbour", share, same
+
+
+# The rows -------------------------------------------------------------------------------------------------------------
+
+
+def audio_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
+    """Files to audio embeddings, fp32 and bf16, against laion-clap and Hugging Face."""
+    module, clap = networks(sizes.text_layers)
+    half = replace(clap, precision="bf16")
+    hugging_face = alternatives.hugging_face_audio()
+    paths, result = clips_of(audio, sizes.clips), {}
+
+    def run(name: str, embed: Callable) -> Callable:
+        return lambda: result.update({name: embed(paths)})
+
+    functions = {
+        "laion-clap": run("laion-clap", lambda paths: alternatives.laion_audio(module, paths)),
+        "fp32": run("fp32", lambda paths: clap.embed_audio(paths, progress=False)),
+        "ClapModel": run("ClapModel", hugging_face),
+    }
+    if bf16_pays():
+        functions["bf16"] = run("bf16", lambda paths: half.embed_audio(paths, progress=False))
+    alternatives.laion_audio(module, paths[:2])
+    for embed in (clap.embed_audio, half.embed_audio, hugging_face):
+        embed(paths[:2])
+    seconds = alternate(functions, sizes.rounds)
+    error = float(np.abs(result["fp32"] - result["laion-clap"]).max())
+    judged = {"fp32": (1.7, f"{error:.0e} from laion-clap", error <= 1e-5)}
+    if "bf16" in seconds:
+        check, share, same = distance(result["bf16"], result["fp32"])
+        judged["bf16"] = 3.0, check, share <= 0.15 and same == 1
+    # The faster of the two is the one to beat; the other is shown.
+    rivals = sorted(("laion-clap", "ClapModel"), key=lambda name: np.median(seconds[name]))
+    return [
+        Row(f"files → audio embeddings, {precision}", name, seconds[precision], seconds[name], goal, check, correct)
+        for precision, (target, check, correct) in judged.items()
+        for name, goal in zip(rivals, (target, None), strict=True)
+    ]
+
+
+def text_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
+    """Texts to embeddings, fp32 and bf16, against laion-clap's texts padded to 77 tokens."""
+    module, clap = networks(sizes.text_layers)
+    half = replace(clap, precision="bf16")
+    texts, result, batch = texts_of(metadata, sizes.texts), {}, 64
+
+    @torch.no_grad()
+    def laion(texts: Sequence[str]) -> np.ndarray:
+        def tokenizer(part):
+            return alternatives.padded_tokens(clap.tokenizer, part)
+
+        calls = [texts[first : first + batch] for first in range(0, len(texts), batch)]
+        return np.concatenate([module.get_text_embedding(list(call), tokenizer) for call in calls])
+
+    functions = {
+        "laion-clap": lambda: result.update(laion=laion(texts)),
+        "fp32": lambda: result.update(fp32=clap.embed_text(texts, progress=False)),
+    }
+    if bf16_pays():
+        functions["bf16"] = lambda: result.update(bf16=half.embed_text(texts, progress=False))
+    for embed in (laion, clap.embed_text, half.embed_text):
+        embed(texts[:2])
+    seconds = alternate(functions, sizes.rounds)
+    error = float(np.abs(result["fp32"] - result["laion"]).max())
+    rows = [
+        Row(
+            "texts → embeddings, fp32",
+            "laion-clap",
+            seconds["fp32"],
+            seconds["laion-clap"],
+            2.5,
+            f"{error:.0e} from laion-clap",
+            error <= 1e-5,
+        )
+    ]
+    if "bf16" in seconds:
+        check, share, _ = distance(result["bf16"], result["fp32"])  # titles that say the same share their neighbours
+        both = seconds["bf16"], seconds["laion-clap"]
+        rows.append(Row("texts → embeddings, bf16", "laion-clap", *both, 5.0, check, share <= 0.15))
+    return rows
+
+
+def joint_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
+    """A joint training step on 8 clips: forward, backward and the optimiser, against laion-clap's own modules."""
+    (module, clap), batch = networks(sizes.text_layers), sizes.batch
+    paths, texts = clips_of(audio, batch), texts_of(metadata, batch)
+    torch.manual_seed(0)
+    system = System(ClapBackbone(clap.network), HafClassifier())
+    target = hierarchical_targets(torch.arange(batch) % len(CLASSES))
+    corpus = _corpus(np.arange(batch), texts)
+    cut = [
+        windows(samples, clap.config.audio.window_samples)[:1]
+        for samples in (prepare(path, clap.config.audio.sample_rate) for path in paths)
+    ]
+    object.__setattr__(corpus, "samples", lambda row: cut[row][0])
+    tokens = [encoding.ids for encoding in clap.tokenizer.encode_batch(texts)]
+    presence = np.ones(batch, np.float32)
+    inputs = {
+        precision: LiveInputs(corpus, clap.config.audio.window_samples, tokens, presence, "cpu", precision)
+        for precision in ("fp32", "bf16")
+    }
+    padded = alternatives.padded_tokens(clap.tokenizer, texts)
+    waveforms = [{"waveform": torch.from_numpy(c[0].astype(np.float32) / np.float32(32767))} for c in cut]
+    optimiser = torch.optim.Adam(system.parameters(), lr=1e-6, fused=True)
+
+    def ours(precision: str) -> torch.Tensor:
+        prepared = inputs[precision].prepare(np.arange(batch))
+        return soft_cross_entropy(system.classifier(inputs[precision].embed(system, prepared)).logits, target)
+
+    def theirs() -> torch.Tensor:
+        module.model.train(system.training)
+        features = (module.model.get_audio_embedding(waveforms), module.model.get_text_embedding(dict(padded)))
+        return soft_cross_entropy(system.classifier(Features(*features, torch.ones(batch))).logits, target)
+
+    def step(loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(sizes.steps):
+                loss().backward()
+                optimiser.step()
+                optimiser.zero_grad(set_to_none=True)
+
+        return run
+
+    error = _gradient_error(system, lambda: ours("fp32"), theirs)
+    functions = {"laion-clap": step(theirs), "fp32": step(lambda: ours("fp32"))}
+    if bf16_pays():
+        functions["bf16"] = step(lambda: ours("bf16"))
+    system.train()
+    for name in functions:
+        functions[name]()
+    seconds = alternate(functions, sizes.rounds)
+    system.eval()
+    check = f"gradients differ by {error:.0e} of their length"
+    rows = [
+        Row(
+            f"joint training step of {batch}, fp32",
+            "laion-clap's modules",
+            seconds["fp32"],
+            seconds["laion-clap"],
+            1.7,
+            check,
+            error <= 1e-3,
+        )
+    ]
+    if "bf16" in seconds:
+        rows.append(
+            Row(
+                f"joint training step of {batch}, bf16",
+                "laion-clap's modules",
+                seconds["bf16"],
+                seconds["laion-clap"],
+                3.0,
+            )
+        )
+    return rows
+
+
+def _gradient_error(system: nn.Module, one: Callable, other: Callable) -> float:
+    """‖g1 − g2‖ / ‖g2‖ over all parameters, without dropout."""
+    system.eval()
+    gradients = []
+    for loss in (one, other):
+        system.zero_grad(set_to_none=True)
+        loss().backward()
+        gradients.append([p.grad.clone() for p in system.parameters() if p.grad is not None])
+    system.zero_grad(set_to_none=True)
+    first, second = gradients
+    if len(first) != len(second):
+        raise RuntimeError("the two sides give gradients to different parameters")
+    apart = sum(float((a - b).square().sum()) for a, b in zip(first, second, strict=True))
+    return (apart / sum(float(b.square().sum()) for b in second)) ** 0.5
+
+
+def _corpus(labels: np.ndarray, texts: Sequence[str] | None = None) -> Corpus:
+    """A corpus of `labels` without anything on disk."""
+    table = pd.DataFrame({"sound_id": [str(row) for row in range(len(labels))], "label": labels % len(CLASSES)})
+    table = table.assign(text=texts or "a text", origin="bsd10k", uploader="", readable=True)
+    return Corpus(table, {}, None, table.iloc[:0], ())
+
+
+def epoch_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
+    """An epoch on cached embeddings, against one .npy file a clip and modality through a DataLoader of 4 workers."""
+    rng = np.random.default_rng(0)
+    embeddings = [rng.standard_normal((sizes.cached, 512)).astype(np.float32) for _ in range(2)]
+    corpus = _corpus(rng.integers(len(CLASSES), size=sizes.cached))
+    rows = np.arange(sizes.cached)
+    inputs = CachedInputs(*map(torch.from_numpy, embeddings), torch.ones(sizes.cached))
+    config = resolve(FinetuneConfig(dataset="", runs="", profile="full", train="head"))
+    system = System(None, HafClassifier())
+    state = _optimiser(config, system), Ema(system)
+    with TemporaryDirectory() as folder:
+        alternatives.NpyPairs.write(Path(folder), *embeddings)
+        functions = {
+            "official": alternatives.official_epoch(Path(folder), corpus.labels),
+            # Its validation, here on one batch, is the only thing that the official epoch does not do too.
+            "hatr": lambda: train_hatr(inputs, corpus.labels, rows, rows[:64], epochs=1, quiet=True),
+            "haf": lambda: _train_epoch(config, corpus, system, inputs, rows, *state, 0, True),
+        }
+        for function in functions.values():
+            function()
+        seconds = alternate(functions, sizes.rounds)
+    against = "HATR from .npy files, 4 workers"
+    return [
+        Row(f"an epoch of {sizes.cached:,}, HATR", against, seconds["hatr"], seconds["official"], 1.6),
+        Row(f"an epoch of {sizes.cached:,}, HAF-CLAP's head", against, seconds["haf"], seconds["official"], 5.0),
+    ]
+
+
+def metric_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
+    """All scores of many predictions, and bootstrap replicates, against loops over classes and clips."""
+    rng = np.random.default_rng(0)
+    result = {}
+
+    def drawn(count: int) -> tuple[np.ndarray, np.ndarray]:
+        truth = rng.integers(len(CLASSES), size=count)
+        return truth, np.where(rng.random(count) < 0.7, truth, rng.integers(len(CLASSES), size=count))
+
+    truth, predicted = drawn(sizes.predictions)
+    listed = truth.tolist(), predicted.tolist()
+    seconds = alternate(
+        {
+            "loop": lambda: result.update(loop=alternatives.loop_scores(*listed)),
+            "ours": lambda: result.update(ours=hierarchical_scores(truth, predicted)),
+        },
+        sizes.rounds,
+    )
+    error = max(abs(result["loop"][name] - result["ours"][name]) for name in result["ours"])
+    rows = [
+        Row(
+            f"all scores of {sizes.predictions:,} predictions",
+            "loops over classes and clips",
+            seconds["ours"],
+            seconds["loop"],
+            100,
+            f"{error:.0e} apart",
+            error <= 1e-9,
+        )
+    ]
+    truth, predicted = drawn(sizes.resampled)
+    replicate = alternatives.loop_bootstrap(truth, predicted, rng)
+
+    def looped() -> None:
+        result["replicates"] = [next(replicate)["hF"] for _ in range(sizes.looped_replicates)]
+
+    seconds = alternate(
+        {
+            "loop": looped,
+            "ours": lambda: result.update(bootstrap=bootstrap(truth, predicted, rng, sizes.replicates)["hF"][0]),
+        },
+        sizes.rounds,
+    )
+    low, high = result["bootstrap"].min(), result["bootstrap"].max()
+    scale = sizes.replicates / sizes.looped_replicates  # every replicate of the loop costs the same
+    rows.append(
+        Row(
+            f"{sizes.replicates:,} bootstrap replicates of {sizes.resampled:,} clips",
+            f"loops ({sizes.looped_replicates} replicates timed)",
+            seconds["ours"],
+            tuple(scale * value for value in seconds["loop"]),
+            100,
+            "the loop's scores lie among ours",
+            bool(all(low <= value <= high for value in result["replicates"])),
+        )
+    )
+    return rows
+
+
+def matmul_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
+    """HTSAT's forward pass, its operations counted, against the rate of a large fp32 matrix product."""
+    (_, clap), batch = networks(sizes.text_layers), 2 * sizes.batch
+    waveforms = 0.1 * torch.randn(batch, clap.config.audio.window_samples)
+    matrix = torch.randn(sizes.matrix, sizes.matrix)
+    with FlopCounterMode(display=False) as counter:
+        clap.network.audio_embedding(waveforms[:1])  # with gradients: the counter does not know oneDNN's products
+    work, product = batch * counter.get_total_flops(), 2 * sizes.matrix**3
+    with torch.inference_mode():
+        repeats = max(1, round(work / product))  # so that both take about as long
+        functions = {
+            "htsat": lambda: clap.network.audio_embedding(waveforms),
+            "matmul": lambda: [matrix @ matrix for _ in range(repeats)],
+        }
+        for function in functions.values():
+            function()
+        seconds = alternate(functions, 2 * sizes.rounds)
+    # Seconds that each takes for the work of one product.
+    ours = tuple(value * product / work for value in seconds["htsat"])
+    theirs = tuple(value / repeats for value in seconds["matmul"])
+    rate = product / np.median(theirs) / 1e9
+    check = f"{rate:.0f} GFLOP/s in the product, {work / batch / 1e9:.1f} GFLOP a clip"
+    return [
+        Row(
+            "HTSAT forward, fp32: share of the matrix rate", f"{sizes.matrix}³ matrix product", ours, theirs, 0.8, check
+        )
+    ]
+
+
+ROWS: dict[str, Callable[[Sizes, Path, Path], list[Row]]] = {
+    "audio": audio_rows,
+    "text": text_rows,
+    "joint": joint_rows,
+    "epoch": epoch_rows,
+    "metrics": metric_rows,
+    "matmul": matmul_rows,
+}

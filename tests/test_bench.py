@@ -1,0 +1,192 @@
+"""The benchmark measures what it says: every fast path against the slow one, on two clips."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+import torch.nn.functional as F
+from conftest import REPOSITORY
+
+from haf_utils import bench, bench_growth, bench_rows
+from haf_utils import bench_alternatives as alternatives
+from haf_utils.audio import prepare, to_float, windows
+from haf_utils.bench_gpu import gpu_table
+from haf_utils.bench_rows import QUICK, ROWS, Row, alternate, distance
+from haf_utils.clap import Clap, ClapNetwork
+from haf_utils.metrics import hierarchical_scores
+from haf_utils.profiles import profile
+
+SMALL = replace(
+    QUICK, clips=2, texts=6, cached=128, predictions=2_000, resampled=500, replicates=50, batch=2, matrix=64
+)
+CONFIG = replace(profile("mini").clap, vocab_size=50_265, text_dim=32, text_layers=1)
+
+
+class SmallLaion(torch.nn.Module):
+    """laion-clap's `CLAP_Module` in small: its own networks, called in its own way, since it comes in one size only.
+
+    At its real size the benchmark itself compares (`make bench`), and so does the test of the checkpoint format.
+    """
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    @property
+    def model(self):
+        return self
+
+    def get_audio_embedding(self, data):
+        out = self.network.audio_branch({"waveform": torch.stack([d["waveform"] for d in data])}, device="cpu")
+        return F.normalize(self.network.audio_projection(out["embedding"]), dim=-1)
+
+    def _texts(self, tokens):
+        return F.normalize(self.network.text_projection(self.network.text_branch(**tokens).pooler_output), dim=-1)
+
+    def get_text_embedding(self, texts, tokenizer=None):
+        return self._texts(texts) if tokenizer is None else self._texts(tokenizer(texts)).numpy()
+
+    def get_audio_embedding_from_filelist(self, paths):
+        cut = [windows(prepare(path, CONFIG.audio.sample_rate), CONFIG.audio.window_samples)[0] for path in paths]
+        return self.get_audio_embedding([{"waveform": torch.from_numpy(to_float(c))} for c in cut]).numpy()
+
+
+@pytest.fixture(scope="module")
+def small():
+    torch.manual_seed(0)
+    network = ClapNetwork(CONFIG).eval()
+    network.audio_branch.bn0.requires_grad_(False)  # PyTorch gets laion-clap's gradient of it wrong at this size
+    clap = Clap(network, alternatives.clip_tokenizer(), torch.device("cpu"))
+    return SmallLaion(network).eval(), clap
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    """A folder in BSD10k layout with short recordings, and its metadata."""
+    root = tmp_path_factory.mktemp("recordings")
+    (root / "audio").mkdir()
+    (root / "metadata").mkdir()
+    rng = np.random.default_rng(0)
+    for row in range(4):
+        time = np.arange(22_050 * (row + 1) // 2) / 22_050
+        tone = 0.3 * np.sin(2 * np.pi * 220 * 2**row * time) + 0.1 * rng.standard_normal(len(time))
+        soundfile.write(root / "audio" / f"{row}.wav", tone, 22_050)
+    titles = "Rain on a roof;Church bell;Dog in the yard;Kick drum 808;Night train;Old door;Sea;Crowd laughs".split(";")
+    table = pd.DataFrame({"title": titles, "tags": ["field recording,loop", "one shot"] * 4})
+    table.to_csv(root / "metadata" / "BSD10k_metadata.csv", index=False)
+    return root, root / "metadata" / "BSD10k_metadata.csv"
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_both_sides_of_every_row_give_the_same(name, recordings, small, monkeypatch):
+    monkeypatch.setattr(bench_rows, "networks", lambda text_layers: small)
+    monkeypatch.setattr(alternatives, "hugging_face_audio", lambda: small[1].embed_audio)
+    rows = ROWS[name](SMALL, *recordings)
+    assert rows
+    for row in rows:
+        # One untrained layer tells hardly any texts apart: there bf16 cannot keep their distances.
+        assert row.correct or row.work == "texts → embeddings, bf16", (row.work, row.check)
+        assert row.ratio > 0 and len(row.ratios) >= 1
+    if name in ("audio", "text", "joint", "metrics"):
+        assert any(row.check for row in rows)
+    assert list(bench.table(rows)["work"]) == [row.work for row in rows]
+
+
+def test_a_row_is_reached_only_by_a_fast_and_correct_result():
+    row = Row("work", "other", ours=(1.0, 2.0, 1.0), theirs=(2.0, 6.0, 4.0), target=3.0)
+    assert row.ratios.tolist() == [2.0, 3.0, 4.0] and row.ratio == 3.0 and row.reached is True
+    assert replace(row, target=3.1).reached is False
+    assert replace(row, target=None).reached is None
+    wrong = replace(row, correct=False, check="1 apart")
+    assert wrong.reached is False
+    assert "FAILED" in bench.table([wrong])["check"].iloc[0]
+
+
+def test_functions_alternate():
+    calls = []
+    seconds = alternate({name: lambda name=name: calls.append(name) for name in "ab"}, rounds=3)
+    assert calls == ["a", "b", "b", "a", "a", "b"]
+    assert all(len(values) == 3 for values in seconds.values())
+
+
+def test_distance_notices_a_changed_neighbour_and_a_large_error():
+    fp32 = np.random.default_rng(0).standard_normal((6, 4))
+    _, share, same = distance(fp32 + 1e-6, fp32)
+    assert 0 < share < 1e-5 and same == 1
+    assert distance(fp32 + 1.0, fp32)[1] > 0.5
+    swapped = fp32.copy()
+    swapped[[0, 1]] = swapped[[1, 0]]
+    assert distance(swapped, fp32)[2] < 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_loops_give_the_scores_of_the_counts(seed):
+    rng = np.random.default_rng(seed)
+    truth, predicted = rng.integers(0, rng.integers(2, 23), 60), rng.integers(0, 23, 60)
+    expected = hierarchical_scores(truth, predicted)
+    assert alternatives.loop_scores(truth.tolist(), predicted.tolist()) == pytest.approx(expected, abs=1e-12)
+
+
+def test_texts_keep_their_natural_length():
+    tokenizer = alternatives.clip_tokenizer()
+    ids = tokenizer.encode("Sax Alto - F5. good sounds").ids
+    assert ids[0] == 0 and ids[-1] == 2 and len(ids) == 10 and max(ids) < 50_265
+    padded = alternatives.padded_tokens(tokenizer, ["a", "long " * 200])
+    assert padded["input_ids"].shape == (2, 77)
+    assert padded["attention_mask"].sum(1).tolist() == [3, 77]
+
+
+def test_cost_is_measured_for_each_number_of_clips(tmp_path):
+    bench_growth.write_clips(tmp_path, 40)
+    row = bench_growth.measure(str(tmp_path), 40)
+    assert row["clips"] == 40
+    assert 0 < row["store_seconds"] and 0 < row["epoch_seconds"] and 0 < row["epoch_memory_MB"]
+    rows = pd.DataFrame([row, row | {"clips": 80}])
+    assert bench.growth_figure(rows).axes
+
+
+def test_the_gpu_section_runs_where_it_is_told_to(recordings):
+    table = gpu_table(recordings[1], device="cpu", batch=2, steps=2, config=CONFIG)
+    assert table["work"].str.startswith(("embedding", "joint training")).all()
+    assert (table["clips_per_second"] > 0).all() and (table["share_of_matrix_rate"] > 0).all()
+    assert table["share_waiting"].between(0, 1).all()
+
+
+def test_a_run_writes_table_figure_and_seconds(tmp_path, recordings, capsys, monkeypatch):
+    monkeypatch.setattr(bench, "QUICK", SMALL)
+    arguments = ["--quick", "--only", "metrics", "--audio", str(recordings[0]), "--runs", str(tmp_path)]
+    assert bench.main(arguments) == 0
+    record = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    assert record["machine"]["cores"] >= 1 and len(record["rows"]) == 2
+    columns = ["work", "against", "ratio", "spread", "target", "reached", "check"]
+    assert list(pd.read_csv(tmp_path / "bench" / "bench.csv").columns) == columns
+    assert (tmp_path / "bench" / "bench.png").stat().st_size > 1_000
+    assert "bootstrap replicates" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments, said", [(["--only", "speed"], "speed"), (["--audio", "/nowhere"], "/nowhere")])
+def test_wrong_arguments_are_named(arguments, said, tmp_path, capsys):
+    assert bench.main([*arguments, "--runs", str(tmp_path)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_stages_are_read_from_executed_notebooks(tmp_path):
+    import nbformat
+    from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+    cells = [new_code_cell("1"), new_markdown_cell("# 04 · Title\ntext\n## Training"), new_code_cell("2")]
+    cells += [new_code_cell("3"), new_markdown_cell("no heading"), new_code_cell("4")]
+    for cell, seconds in zip([cells[0], cells[2], cells[3], cells[5]], (1.0, 2.0, 3.0, 4.0), strict=True):
+        cell.metadata["papermill"] = {"duration": seconds}
+    nbformat.write(new_notebook(cells=cells), tmp_path / "04_finetuning.ipynb")
+    spent = bench.stages(tmp_path)
+    assert spent["stage"].tolist() == ["start", "Training"]
+    assert spent["seconds"].tolist() == [1.0, 9.0]
+
+
+def test_make_knows_the_benchmark():
+    assert "haf_utils.bench" in (REPOSITORY / "Makefile").read_text()
