@@ -25,6 +25,12 @@ def forest(groups: Mapping[str, pd.DataFrame], title: str = "", label: str = "di
     figure, axes = plt.subplots(figsize=(9, 0.8 + 0.27 * rows))
     place, ticks, names = 0.0, [], []
     right = axes.get_yaxis_transform()  # x in shares of the axes, y in data
+
+    def write(height: float, text: str, points: float, **look) -> None:
+        """A column of text, so many points right of the axes."""
+        where = {"xycoords": right, "textcoords": "offset points", "annotation_clip": False}
+        axes.annotate(text, (1, height), (points, 0), va="center", fontsize=8, **where, **look)
+
     for heading, table in groups.items():
         axes.text(-0.01, place, heading, transform=right, ha="right", va="center", weight="bold", fontsize=9)
         place += 1
@@ -34,16 +40,15 @@ def forest(groups: Mapping[str, pd.DataFrame], title: str = "", label: str = "di
             colour = (_UP if low > 0 else _DOWN) if told else _OPEN
             axes.plot([low, high], [place, place], color=colour, lw=2.2 if told else 1.4, solid_capstyle="butt")
             axes.plot(estimate, place, "o", ms=6, mec=colour, mfc=colour if told else "white")
-            text = f"{estimate:+5.1f}  [{low:+.1f}, {high:+.1f}]"
-            axes.text(1.02, place, text, transform=right, va="center", fontsize=8, family="monospace")
+            write(place, f"{estimate:+5.1f}  [{low:+.1f}, {high:+.1f}]", 8, family="monospace")
             p_value = "<.001" if row["p_value"] < 0.001 else f"{row['p_value']:.3f}".lstrip("0")
-            axes.text(1.35, place, p_value, transform=right, va="center", fontsize=8, family="monospace")
+            write(place, p_value, 145, family="monospace")
             ticks.append(place)
             names.append(str(name))
             place += 1
         place += 0.4
-    axes.text(1.02, -0.9, "estimate [95 % interval]", transform=right, va="center", fontsize=8, weight="bold")
-    axes.text(1.35, -0.9, "McNemar p", transform=right, va="center", fontsize=8, weight="bold")
+    write(-0.9, "estimate [95 % interval]", 8, weight="bold")
+    write(-0.9, "McNemar p", 145, weight="bold")
     axes.axvline(0, color="0.2", lw=1)
     axes.set_yticks(ticks, names)
     axes.set(ylim=(place, -1.3), xlabel=label, title=title)
