@@ -258,10 +258,11 @@ class Clap:
                 yield result
 
     @torch.inference_mode()
-    def embed_text(self, texts: Sequence[str], batch: int = 64, progress: bool = True) -> np.ndarray:
+    def embed_text(self, texts: Sequence[str], batch: int = 16, progress: bool = True) -> np.ndarray:
         """Texts -> embeddings (N, 512), float32, L2-normalised, in the order given. An empty text has one too.
 
         Texts of similar length share a batch, padded to its longest; what a text is batched with does not matter.
+        Small batches pad less: of 256 titles and tags in batches of 64 a fifth of all tokens is padding, in batches of 16 a sixteenth.
         """
         self.network.eval()
         rows = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
