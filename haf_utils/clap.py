@@ -262,7 +262,7 @@ class Clap:
         """Texts -> embeddings (N, 512), float32, L2-normalised, in the order given. An empty text has one too.
 
         Texts of similar length share a batch, padded to its longest; what a text is batched with does not matter.
-        Small batches pad less: of 256 titles and tags in batches of 64 a fifth of all tokens is padding, in batches of 16 a sixteenth.
+        Small batches pad less: of 256 titles and tags a fifth of all tokens in batches of 64, a sixteenth in 16.
         """
         self.network.eval()
         rows = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
