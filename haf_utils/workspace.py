@@ -66,19 +66,15 @@ def workspace(
     """
     sizes = profiles.profile(profile)
     stand_ins = bool(sizes.embedded) and not (fsd50k or nsynth)
-    root = make_embedded(sizes.embedded or "mini") if stand_ins or not dataset else None
+    given = {"dataset": dataset, "extra": extra, "evaluation": evaluation, "fsd50k": fsd50k, "nsynth": nsynth}
+    paths = {parameter: _folder(parameter, folder) for parameter, folder in given.items()}
+    if stand_ins or not dataset:
+        root = make_embedded(sizes.embedded or "mini")
     name = Path(dataset).resolve().name.lower() if dataset else "embedded"
     if not dataset:
-        dataset, extra, evaluation = root / "BSD10k", root / "BSD35k-CS", root / "evaluation"
+        paths |= {"dataset": f"{root}/BSD10k", "extra": f"{root}/BSD35k-CS", "evaluation": f"{root}/evaluation"}
     if stand_ins:
-        fsd50k, nsynth = root / "FSD50K", root
-    expected = {"dataset": (dataset, "bsd"), "extra": (extra, "bsd"), "evaluation": (evaluation, "evaluation")}
-    expected |= {"fsd50k": (fsd50k, "fsd50k"), "nsynth": (nsynth, "nsynth")}
-    paths = {}
-    for parameter, (folder, kind) in expected.items():
-        paths[parameter] = str(Path(folder).expanduser().resolve()) if folder else ""
-        if folder and (found := layout(paths[parameter])) != kind:
-            raise ValueError(f"{parameter}={folder} should have the layout {kind!r}, it has {found!r}")
+        paths |= {"fsd50k": f"{root}/FSD50K", "nsynth": str(root)}
     runs = Path(runs or REPOSITORY / "runs").expanduser().resolve() / f"{name}-{profile}"
     return Workspace(
         **paths,
@@ -88,6 +84,19 @@ def workspace(
         device=device,
         precision="bf16" if device.startswith("cuda") else "fp32",
     )
+
+
+_KINDS = {"dataset": "bsd", "extra": "bsd", "evaluation": "evaluation", "fsd50k": "fsd50k", "nsynth": "nsynth"}
+
+
+def _folder(parameter: str, folder: str) -> str:
+    """Absolute path of a dataset's folder, which must have the layout that `parameter` is for; "" stays ""."""
+    if not folder:
+        return ""
+    path = Path(folder).expanduser().resolve()
+    if (found := layout(path)) != _KINDS[parameter]:
+        raise ValueError(f"{parameter}={folder} should have the layout {_KINDS[parameter]!r}, it has {found!r}")
+    return str(path)
 
 
 def finetune_config(space: Workspace, **choices) -> FinetuneConfig:
