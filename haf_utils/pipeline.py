@@ -75,7 +75,7 @@ def _run_notebook(notebook: Path, output: Path, parameters: dict) -> None:
         kernel_name="python3",
         progress_bar=False,
         cwd=str(output.parent),
-        extra_arguments=["--log-level=ERROR"],  # not the kernel's word on its own transport at every start
+        extra_arguments=["--log-level=CRITICAL"],  # not what the kernel says of its own transport and shutdown
     )
 
 

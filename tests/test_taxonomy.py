@@ -80,4 +80,4 @@ def test_to_labels_refuses_tables():
 
 def test_a_prompt_a_class():
     assert len(set(prompts())) == 23
-    assert prompts()[0] == "This is a sound of solo percussion, music."
+    assert prompts()[0] == "The sound of solo percussion, music."
