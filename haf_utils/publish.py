@@ -2,8 +2,8 @@
 
     python -m haf_utils.publish [--runs FOLDER]
 
-Copies the figures into figures/ and the cells' outputs into notebooks/. The notebooks keep their own cells: what
-papermill injected, its timings and the paths of this machine stay out.
+Copies the figures into figures/, the cells' outputs into notebooks/ and the results into the README's table. The
+notebooks keep their own cells: what papermill injected, its timings and the paths of this machine stay out.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 
 from haf_utils.profiles import REPOSITORY
 from haf_utils.runs import write_beside
 
 __all__ = ["main", "publish_notebook"]
 
+_MARKS = ("<!-- results -->", "<!-- end of results -->")
 _LIMIT = 1_000_000  # bytes: larger notebooks are slow to show on the web
 
 
@@ -61,6 +63,17 @@ def publish_notebook(source: Path, executed: Path) -> None:
     write_beside(source, lambda path: path.write_text(text, "utf-8"))
 
 
+def with_table(text: str, results: pd.DataFrame) -> str:
+    """The README's `text` with `results` as the table between its two marks."""
+    rows = [list(results.columns), ["---"] * results.shape[1], *results.to_numpy().tolist()]
+    table = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+    before, _, rest = text.partition(_MARKS[0])
+    _, mark, after = rest.partition(_MARKS[1])
+    if not mark:
+        raise PublishError(f"README.md lacks the marks {' and '.join(_MARKS)} around its table of results")
+    return f"{before}{_MARKS[0]}\n{table}\n{_MARKS[1]}{after}"
+
+
 def _clean(output: nbformat.NotebookNode, number: int) -> nbformat.NotebookNode:
     if "execution_count" in output:
         output.execution_count = number
@@ -93,6 +106,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"figures/{figure.name}")
     shutil.copyfile(root / "results.csv", folder / "results.csv")
     print("figures/results.csv")
+    readme = REPOSITORY / "README.md"
+    text = with_table(readme.read_text("utf-8"), pd.read_csv(root / "results.csv", dtype=str))
+    write_beside(readme, lambda path: path.write_text(text, "utf-8"))
+    print("README.md")
     return 0
 
 

@@ -4,10 +4,13 @@ import json
 import re
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 import yaml
 from conftest import REPOSITORY
+
+from haf_utils.publish import with_table
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 PINS = dict(
@@ -71,6 +74,14 @@ def test_notebook_conventions(path):
     assert counts in (list(range(1, len(code) + 1)), [None] * len(code))
     assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
     assert path.stat().st_size < 1_000_000
+
+
+def test_the_readme_shows_the_published_results():
+    text = (REPOSITORY / "README.md").read_text()
+    results = pd.read_csv(REPOSITORY / "figures" / "results.csv", dtype=str)
+    assert with_table(text, results) == text
+    for name in re.findall(r"\]\((figures/[^)]+\.png)\)", text):
+        assert (REPOSITORY / name).is_file()
 
 
 def test_notebooks_are_numbered_without_gaps():
