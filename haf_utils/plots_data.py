@@ -22,6 +22,7 @@ from matplotlib.patches import Rectangle
 from scipy.fft import rfft
 
 from haf_utils.audio import AudioError
+from haf_utils.folds import grouped_folds, official_folds
 from haf_utils.plots import CLASS_COLOURS, COLOURS, colour_labels
 from haf_utils.progress import bar
 from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS, TOP_NAMES
@@ -31,6 +32,7 @@ __all__ = [
     "clip_figure",
     "concentration",
     "count_figure",
+    "folds_to_show",
     "gap_figure",
     "headers",
     "hear",
@@ -50,6 +52,14 @@ FLOOR = -80.0  # dB below a clip's loudest band
 
 
 # Measurements ---------------------------------------------------------------------------------------------------------
+
+
+def folds_to_show(table: pd.DataFrame, seed: int = 0) -> tuple[list, str]:
+    """Folds that keep uploaders apart and ""; where uploaders are too few, the official folds and a note saying so."""
+    try:
+        return grouped_folds(table, seed), ""
+    except ValueError as few:
+        return official_folds(table.label), f"{few}. Below, the official folds stand in their place."
 
 
 def headers(paths: Iterable) -> pd.DataFrame:

@@ -178,3 +178,15 @@ def test_the_explorer_names_an_unknown_clip(table):
 def test_classes_are_drawn_from_top_to_bottom():
     places = look._class_axis(plt.figure().subplots())
     assert len(places) == len(CLASSES) and (np.diff(places) < 0).all()
+
+
+def test_few_uploaders_are_told_and_the_official_folds_shown():
+    table = pd.DataFrame({"label": np.repeat([0, 5], 30), "uploader": "me", "sound_id": [str(n) for n in range(60)]})
+    folds, note = look.folds_to_show(table)
+    assert "1 uploaders are too few" in note
+    assert [len(test) for _, _, test in folds] == [12] * 5
+    table["uploader"] = [f"u{n % 20}" for n in range(60)]
+    folds, note = look.folds_to_show(table)
+    assert note == ""
+    for train, validation, test in folds:
+        assert not set(table.uploader.iloc[test]) & set(table.uploader.iloc[np.concatenate([train, validation])])
