@@ -41,7 +41,7 @@ run: install  ## the main job: dataset, notebooks, results table (6 minutes on t
 		--fsd50k "$(FSD50K)" --nsynth "$(NSYNTH)" \
 		--profile "$(PROFILE)" --device "$(DEVICE)" --runs "$(RUNS)" --scratch "$(SCRATCH)" $(ARGS)
 
-test: install  ## the tests (8 minutes on two cores)
+test: install  ## the tests
 	@$(BIN)/python -m pytest $(ARGS)
 
 lab: install  ## open JupyterLab on the notebooks
