@@ -27,10 +27,10 @@ from haf_utils.inference import predict
 from haf_utils.profiles import profile
 from haf_utils.runs import Predictions
 from haf_utils.systems import CachedInputs, System
-from haf_utils.taxonomy import CLASSES, prompts
+from haf_utils.taxonomy import CLASSES
 from haf_utils.training import SCORED, close_run, open_run
 
-__all__ = ["CONTROLS", "neighbour_posteriors", "run_control", "zero_shot_posteriors"]
+__all__ = ["CONTROLS", "neighbour_posteriors", "run_control"]
 
 NEIGHBOURS = 10  # ours
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # ours: inverse regularisation of the linear probe, chosen on validation
@@ -141,21 +141,12 @@ def _vectors(material: Material, modality: str) -> np.ndarray:
     return torch.cat(parts, dim=1).cpu().numpy()
 
 
-def zero_shot_posteriors(audio: np.ndarray, prompts: np.ndarray, scale: float) -> np.ndarray:
-    """Softmax of `scale` × cosine between audio (N, E) and one prompt a class (23, E), both of length 1 -> (N, 23)."""
-    logits = scale * audio @ prompts.T
-    exponents = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponents / exponents.sum(axis=1, keepdims=True)
-
-
 def _zero_shot(material: Material) -> Callable:
     config = material.config
     sizes = profile(config.profile)
     clap = load_source(checkpoint_of(config, sizes), config.seed, sizes, config.device)
-    text = clap.embed_text(prompts(), progress=False)
-    scale = float(clap.network.logit_scale_a.detach().exp())
     audio = material.inputs.audio.cpu().numpy()
-    return lambda rows: zero_shot_posteriors(audio[rows], text, scale)
+    return lambda rows: clap.zero_shot(audio[rows])
 
 
 def neighbour_posteriors(train: np.ndarray, labels: np.ndarray, test: np.ndarray, k: int = NEIGHBOURS) -> np.ndarray:

@@ -16,7 +16,7 @@ from haf_utils.metrics import hierarchical_scores
 from haf_utils.model import Output
 from haf_utils.progress import bar
 from haf_utils.regularizers import Features
-from haf_utils.systems import CachedInputs, clip_generator
+from haf_utils.systems import CachedInputs, clip_generator, torch_seed
 from haf_utils.taxonomy import CLASSES
 
 __all__ = ["Hatr", "train_hatr", "zero_dimensions"]
@@ -125,11 +125,11 @@ def train_hatr(
     history, best, best_accuracy, best_epoch = [], None, -1.0, 0
     for epoch in bar(range(1, (epochs or EPOCHS) + 1), description="HATR", unit="epoch", quiet=quiet):
         model.train()
-        generator = torch.Generator().manual_seed(int(clip_generator(seed, epoch, "hatr").integers(2**62)))
+        generator = torch.Generator().manual_seed(torch_seed(seed, epoch, "hatr"))
         order = clip_generator(seed, epoch, "hatr order").permutation(train)
         losses = []
         with torch.random.fork_rng():
-            torch.manual_seed(int(clip_generator(seed, epoch, "hatr dropout").integers(2**62)))
+            torch.manual_seed(torch_seed(seed, epoch, "hatr dropout"))
             for start in range(0, len(order) - batch + 1, batch):  # an incomplete last batch is left out
                 rows = torch.from_numpy(order[start : start + batch]).to(device)
                 features = Features(

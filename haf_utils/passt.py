@@ -86,12 +86,18 @@ def log_mel(waveforms: torch.Tensor) -> torch.Tensor:
             f"waveforms must be (batch, samples) with at least {SHORTEST} samples, got {tuple(waveforms.shape)}"
         )
     with torch.autocast(waveforms.device.type, enabled=False):
-        window, filters = _window_and_filters(waveforms.device)
-        waveforms = waveforms.float()
-        emphasised = waveforms[:, 1:] - PRE_EMPHASIS * waveforms[:, :-1]
-        spectrum = torch.stft(emphasised, N_FFT, HOP, WINDOW, window=window, center=True, return_complex=True)
-        power = torch.view_as_real(spectrum).square().sum(-1)
-        return ((filters @ power + FLOOR).log() + SHIFT) / SCALE
+        if waveforms.device.type != "cpu":
+            return _log_mel(waveforms.float())
+        # Clip by clip, what lies between waveform and mel stays in the cache: several times faster.
+        return torch.cat([_log_mel(clip) for clip in waveforms.float().split(1)])
+
+
+def _log_mel(waveforms: torch.Tensor) -> torch.Tensor:
+    window, filters = _window_and_filters(waveforms.device)
+    emphasised = waveforms[:, 1:] - PRE_EMPHASIS * waveforms[:, :-1]
+    spectrum = torch.stft(emphasised, N_FFT, HOP, WINDOW, window=window, center=True, return_complex=True)
+    power = spectrum.real.square() + spectrum.imag.square()
+    return ((filters @ power + FLOOR).log() + SHIFT) / SCALE
 
 
 # The network ----------------------------------------------------------------------------------------------------------

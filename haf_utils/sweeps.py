@@ -15,7 +15,6 @@ import ast
 import dataclasses
 import difflib
 import itertools
-import json
 import os
 import shutil
 import subprocess
@@ -33,11 +32,12 @@ import yaml
 from submitit.helpers import environment_variables
 
 from haf_utils.assembly import corpus_of, digests_of
-from haf_utils.config import WHERE, FinetuneConfig, resolve
+from haf_utils.config import FinetuneConfig, resolve
 from haf_utils.profiles import PROFILES
 from haf_utils.progress import bar, line
-from haf_utils.runs import RunError, finished, write_beside
+from haf_utils.runs import finished, write_beside
 from haf_utils.sweep_worker import NOTEBOOK, Worker, notebook_parameters
+from haf_utils.training import recorded
 from haf_utils.workspace import finetune_config, workspace
 
 __all__ = ["Outcome", "Slurm", "grid", "main", "sweep"]
@@ -138,7 +138,7 @@ def sweep(
     skipped, failed, pending, absent = [], {}, [], []
     for config in configs:
         folder = Path(config.runs) / config.name
-        if _finished_before(folder, config, look_at_data=slurm is None):
+        if _finished_before(config, look_at_data=slurm is None):
             skipped.append(config.name)
         elif (folder / "error.txt").is_file() and not retry_failed:
             failed[config.name] = (folder / "error.txt").read_text("utf-8")
@@ -157,22 +157,12 @@ def sweep(
     return Outcome(folders, skipped, failed, absent)
 
 
-def _finished_before(folder: Path, config: FinetuneConfig, look_at_data: bool) -> bool:
-    """Whether `folder` holds this run, finished, on the data as they are. RunError where it holds another one."""
-    if not (folder / "config.json").is_file():
-        return False
-    try:
-        known = json.loads((folder / "config.json").read_text("utf-8"))
-        parameters, digests = known["config"], known["digests"]
-    except (ValueError, KeyError) as error:
-        raise RunError(f"{folder}/config.json is damaged ({error!r}): delete the folder") from error
-    wanted = dataclasses.asdict(config)
-    other = [name for name in _FIELDS if name not in WHERE and parameters.get(name) != wanted[name]]
-    if other:
-        raise RunError(f"{folder} belongs to a run with another {', '.join(other)}: choose a `name`, or delete it")
-    if not finished(folder) or not look_at_data:
-        return finished(folder)
-    return digests == digests_of(config, corpus_of(config))
+def _finished_before(config: FinetuneConfig, look_at_data: bool) -> bool:
+    """Whether this run is there, finished, on the data as they are. RunError where its name is taken by another."""
+    known, folder = recorded(config), Path(config.runs) / config.name
+    if known is None or not finished(folder) or not look_at_data:
+        return known is not None and finished(folder)
+    return known == digests_of(config, corpus_of(config))
 
 
 def _check_notebook(configs: Sequence[FinetuneConfig]) -> None:

@@ -17,13 +17,20 @@ import torch.nn.functional as F
 from torch import nn
 
 from haf_utils.audio import random_window, windows
+from haf_utils.clap import pad_tokens
 from haf_utils.corpus import Corpus
 from haf_utils.regularizers import Features
 
-__all__ = ["CachedInputs", "ClapBackbone", "LiveInputs", "PasstBackbone", "System", "ahead", "clip_generator"]
-
-
-PAD = 1  # RoBERTa's
+__all__ = [
+    "CachedInputs",
+    "ClapBackbone",
+    "LiveInputs",
+    "PasstBackbone",
+    "System",
+    "ahead",
+    "clip_generator",
+    "torch_seed",
+]
 
 
 class System(nn.Module):
@@ -69,6 +76,11 @@ class PasstBackbone(nn.Module):
 def clip_generator(*key: int | str) -> np.random.Generator:
     """A generator of its own for a clip, a view, an epoch: the same `key` draws the same, whatever else is drawn."""
     return np.random.default_rng([zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key])
+
+
+def torch_seed(*key: int | str) -> int:
+    """A seed for what torch draws, from a `key` as above."""
+    return int(clip_generator(*key).integers(2**62))
 
 
 def ahead(function: Callable, items: Iterable) -> Iterator:
@@ -148,16 +160,10 @@ class LiveInputs:
                 random_window(self.corpus.samples(row), self.window, clip_generator(*key, self.ids[row]))[None]
                 for row in rows
             ]
-        longest = max(len(self.tokens[row]) for row in rows)
-        input_ids = torch.full((len(rows), longest), PAD)
-        mask = torch.zeros((len(rows), longest), dtype=torch.long)
-        for place, row in enumerate(rows):
-            length = len(self.tokens[row])
-            input_ids[place, :length], mask[place, :length] = torch.tensor(self.tokens[row]), 1
         return Batch(
             torch.from_numpy(np.concatenate(cut)),
             torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(c) for c in cut])),
-            {"input_ids": input_ids, "attention_mask": mask},
+            pad_tokens([self.tokens[row] for row in rows]),
             self.presence[rows],
         )
 

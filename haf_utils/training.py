@@ -32,10 +32,10 @@ from haf_utils.profiles import profile
 from haf_utils.progress import bar, line
 from haf_utils.regularizers import add_noise, drop_texts, mixup
 from haf_utils.runs import Predictions, RunError, finished, write_beside, write_json, write_predictions
-from haf_utils.systems import CachedInputs, LiveInputs, System, ahead, clip_generator
+from haf_utils.systems import CachedInputs, LiveInputs, System, ahead, clip_generator, torch_seed
 from haf_utils.taxonomy import CLASSES
 
-__all__ = ["SCORED", "FinetuneConfig", "close_run", "finetune", "open_run"]
+__all__ = ["SCORED", "FinetuneConfig", "close_run", "finetune", "open_run", "recorded"]
 
 SCORED = ("validation", "test", "evaluation")  # parts that a run predicts
 _SAVE_EVERY = 15.0  # seconds between saved states: a shorter run is cheaper to train again than to save
@@ -83,8 +83,7 @@ def open_run(config: FinetuneConfig, corpus: Corpus, digests: dict, quiet: bool 
     if a part has no clips.
     """
     folder = Path(config.runs) / config.name
-    record = _record(config, digests)
-    if _reusable(folder, record, quiet):
+    if _reusable(config, digests, quiet):
         return None
     part = corpus.parts(config.split, config.fold)
     rows = {name: np.flatnonzero(part == name) for name in PARTS}
@@ -93,7 +92,7 @@ def open_run(config: FinetuneConfig, corpus: Corpus, digests: dict, quiet: bool 
         if len(rows[name]) == 0:
             raise ValueError(f"{config.dataset}: no clip is left for {name}: the dataset is too small for five folds")
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", record)
+    write_json(folder / "config.json", _record(config, digests))
     ids = corpus.table["sound_id"].to_numpy().astype(str)
     split = pd.DataFrame([(ids[row], name) for name in PARTS for row in rows[name]], columns=["sound_id", "part"])
     write_beside(folder / "split.csv", lambda path: split.to_csv(path, index=False))
@@ -138,27 +137,40 @@ def _record(config: FinetuneConfig, digests: dict) -> dict:
     return {"config": dataclasses.asdict(config), "digests": digests, "versions": versions}
 
 
-def _reusable(folder: Path, record: dict, quiet: bool) -> bool:
-    """Whether `folder` holds this very run, finished. Clears it where data, checkpoint or code changed."""
+def recorded(config: FinetuneConfig) -> dict[str, str] | None:
+    """The digests with which the run folder of a resolved `config` was begun; None where there is no such folder.
+
+    Raises RunError if its config.json is damaged, or holds other parameters.
+    """
+    folder = Path(config.runs) / config.name
     if not (folder / "config.json").is_file():
-        (folder / "resume.pt").unlink(missing_ok=True)  # nobody knows whose
-        return False
+        return None
     try:
         known = json.loads((folder / "config.json").read_text("utf-8"))
-        known["config"], known["digests"], known["versions"]
+        parameters, digests = known["config"], known["digests"]
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{folder / 'config.json'} is damaged ({error}): delete the folder and train again") from error
     differing = [
-        f"{name}: {known['config'].get(name)!r} there, {value!r} here"
-        for name, value in record["config"].items()
-        if name not in WHERE and known["config"].get(name) != value
+        f"{name}: {parameters.get(name)!r} there, {value!r} here"
+        for name, value in dataclasses.asdict(config).items()
+        if name not in WHERE and parameters.get(name) != value
     ]
     if differing:
         raise RunError(
             f"{folder} belongs to a run of other parameters ({'; '.join(differing)}): choose another name or delete it"
         )
-    if known["digests"] != record["digests"]:
-        changed = [name for name, digest in record["digests"].items() if known["digests"].get(name) != digest]
+    return digests
+
+
+def _reusable(config: FinetuneConfig, digests: dict[str, str], quiet: bool) -> bool:
+    """Whether the run is there, finished. Clears its folder where data, checkpoint or code changed."""
+    folder = Path(config.runs) / config.name
+    known = recorded(config)
+    if known is None:
+        (folder / "resume.pt").unlink(missing_ok=True)  # nobody knows whose
+        return False
+    if known != digests:
+        changed = [name for name, digest in digests.items() if known.get(name) != digest]
         line(f"{folder.name}: {' and '.join(changed)} changed since, training again", quiet)
         shutil.rmtree(folder)
         return False
@@ -200,7 +212,9 @@ def _batches(rows: np.ndarray, batch: int, rng: np.random.Generator) -> list[np.
 def _train_epoch(config, corpus, system, inputs, rows, optimiser, ema, epoch, quiet) -> float:
     """One pass over `rows`; returns the mean loss. All that is random follows from (seed, epoch)."""
     system.train()
-    generator = torch.Generator().manual_seed(int(clip_generator(config.seed, epoch, "regularizers").integers(2**62)))
+    # One stream each: a run without one of them draws the same for all others, and the comparison shows that one alone.
+    names = "text dropout", "mixup", "noise"
+    hide, blend, noise = (torch.Generator().manual_seed(torch_seed(config.seed, epoch, name)) for name in names)
     batches = _batches(rows, config.batch, clip_generator(config.seed, epoch, "order"))
     device = next(system.parameters()).device
     labels = torch.tensor(corpus.labels)
@@ -216,10 +230,10 @@ def _train_epoch(config, corpus, system, inputs, rows, optimiser, ema, epoch, qu
         features = inputs.embed(system, batch)
         target = targets(labels[chunk], config.smoothing, config.smoothing_factor) * weights[chunk, None]
         target = target.to(device)
-        features = drop_texts(features, generator, config.text_dropout)
+        features = drop_texts(features, hide, config.text_dropout)
         if config.mixup:
-            features, target = mixup(features, target, generator, config.mixup_alpha, config.mixup_probability)
-        features = add_noise(features, generator, config.feature_noise)
+            features, target = mixup(features, target, blend, config.mixup_alpha, config.mixup_probability)
+        features = add_noise(features, noise, config.feature_noise)
         logits = system.classifier(features).logits
         loss = soft_cross_entropy(logits, target)
         if config.top_level_weight:
@@ -275,7 +289,7 @@ def _fit(config, corpus, system, inputs, rows, folder, quiet) -> tuple[System, p
             # Dropout draws from torch's global generator: forked, and seeded by the epoch, so that a resumed run draws
             # what an uninterrupted one would have drawn.
             with torch.random.fork_rng():
-                torch.manual_seed(int(clip_generator(config.seed, epoch, "dropout").integers(2**62)))
+                torch.manual_seed(torch_seed(config.seed, epoch, "dropout"))
                 loss = _train_epoch(config, corpus, system, inputs, rows["train"], optimiser, ema, epoch, quiet)
             scheduler.step()
             scores = _validate(config, corpus, ema.model, inputs, rows["validation"])

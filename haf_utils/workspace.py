@@ -11,6 +11,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
 from haf_utils import profiles
 from haf_utils.config import FinetuneConfig
 from haf_utils.datasets import layout
@@ -41,7 +43,8 @@ def make_embedded(size: str = "mini") -> Path:
     script = REPOSITORY / "data" / "make_mini.py"
     # From the repository's root, so that what it prints, also into a notebook, holds no path of this machine.
     command = [sys.executable, str(script), "--size", size, "--out", f"data/{size}"]
-    made = subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    with FileLock(REPOSITORY / "data" / f".{size}.lock"):  # of two processes at once, the second finds it made
+        made = subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
     if "up to date" not in made.stdout:
         print(made.stdout, end="")
     return root

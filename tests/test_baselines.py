@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from haf_utils import baselines
-from haf_utils.baselines import CONTROLS, neighbour_posteriors, run_control, zero_shot_posteriors
+from haf_utils.baselines import CONTROLS, neighbour_posteriors, run_control
 from haf_utils.runs import list_runs, load_run
 from haf_utils.training import finetune
 from haf_utils.workspace import Workspace, finetune_config
@@ -95,16 +95,6 @@ def test_embeddings_without_the_clap_that_made_them(tiny, tmp_path):
         run_control(config, "zero-shot")
     assert not (tmp_path / "control-zero-shot_f0_s0").exists()
     assert load_run(run_control(config, "neighbours")).metrics["test"]["hF"] < 0.3
-
-
-def test_zero_shot_by_hand():
-    audio, prompts = np.eye(3), np.zeros((23, 3))
-    prompts[0, 0] = prompts[5, 1] = 1
-    found = zero_shot_posteriors(audio, prompts, np.log(22))
-    np.testing.assert_allclose(found[0, 0], 22 / 44)
-    np.testing.assert_allclose(found[2], np.full(23, 1 / 23))
-    assert found[1].argmax() == 5
-    assert np.isfinite(zero_shot_posteriors(1000 * audio, prompts, 1000.0)).all()
 
 
 def test_neighbours_by_hand():

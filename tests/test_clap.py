@@ -205,6 +205,17 @@ def test_zero_shot_is_a_distribution_over_the_classes(mini):
     assert (mini.zero_shot(own, [f"word {number}" for number in range(23)]).argmax(1) == np.arange(23)).mean() > 0.8
 
 
+def test_zero_shot_by_hand(mini, monkeypatch):
+    audio, anchors = np.eye(3, dtype=np.float32), np.zeros((23, 3), np.float32)
+    anchors[0, 0] = anchors[5, 1] = 1
+    monkeypatch.setattr(type(mini), "embed_text", lambda self, texts, progress: anchors)
+    posteriors, scale = mini.zero_shot(audio), float(mini.network.logit_scale_a.detach().exp())
+    np.testing.assert_allclose(posteriors[0, 0], np.exp(scale) / (np.exp(scale) + 22), rtol=1e-5)
+    np.testing.assert_allclose(posteriors[2], np.full(23, 1 / 23), rtol=1e-5)
+    assert posteriors[1].argmax() == 5
+    assert np.isfinite(mini.zero_shot(1000 * audio)).all()
+
+
 # Tokens ---------------------------------------------------------------------------------------------------------------
 
 
