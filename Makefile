@@ -12,6 +12,7 @@ PROFILE ?= mini
 DEVICE ?= cpu
 RUNS ?= runs
 SCRATCH ?=
+PROCESSES ?= 2
 ARGS ?=
 
 .PHONY: help install run test lab figures bench lint clean
@@ -41,8 +42,8 @@ run: install  ## the main job: dataset, notebooks, results table (6 minutes on t
 		--fsd50k "$(FSD50K)" --nsynth "$(NSYNTH)" \
 		--profile "$(PROFILE)" --device "$(DEVICE)" --runs "$(RUNS)" --scratch "$(SCRATCH)" $(ARGS)
 
-test: install  ## the tests
-	@$(BIN)/python -m pytest $(ARGS)
+test: install  ## the tests, in PROCESSES=2 processes
+	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lab: install  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab notebooks

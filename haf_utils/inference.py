@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -57,13 +57,15 @@ def classify(system: System, features: Features, batch: int = 4096) -> tuple[np.
     return torch.cat(posteriors).numpy(), torch.cat(weights).numpy()
 
 
-def view_noise(ids: Sequence[str], view: int, seed: int, sizes: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Standard normal noise for the audio (N, sizes[0]) and the text (N, sizes[1]) of each clip in one view.
+def view_noise(ids: Sequence[str], seed: int, sizes: tuple[int, int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """View after view, standard normal noise for the audio (N, sizes[0]) and the text (N, sizes[1]) of each clip.
 
-    Drawn from (seed, sound_id, view) alone, so that a view repeats exactly and does not depend on the batch.
+    Drawn from (seed, sound_id) alone, so that a view repeats exactly and does not depend on the batch.
     """
-    noise = np.stack([clip_generator(seed, view, id_, "noise").standard_normal(sum(sizes), np.float32) for id_ in ids])
-    return noise[:, : sizes[0]], noise[:, sizes[0] :]
+    generators = [clip_generator(seed, id_, "noise") for id_ in ids]
+    while True:
+        noise = np.stack([generator.standard_normal(sum(sizes), np.float32) for generator in generators])
+        yield noise[:, : sizes[0]], noise[:, sizes[0] :]
 
 
 def predict(
@@ -87,10 +89,10 @@ def predict(
     plain = embed_rows(system, inputs, rows, batch)
     posteriors, weights = classify(system, plain)
     sizes = (plain.audio.shape[1], plain.text.shape[1])
-    seen = []
+    seen, noise = [], view_noise(ids, seed, sizes)
     for view in range(views):
         audio = embed_audio_view(system, inputs, rows, batch, (seed, view)) if inputs.live else plain.audio
-        audio_noise, text_noise = (torch.from_numpy(n).to(audio) for n in view_noise(ids, view, seed, sizes))
+        audio_noise, text_noise = (torch.from_numpy(n).to(audio) for n in next(noise))
         noisy = Features(audio + deviation * audio_noise, plain.text + deviation * text_noise, plain.presence)
         seen.append(classify(system, noisy)[0])
     return Predictions(ids, labels, np.stack(seen) if seen else posteriors[None], posteriors, weights)

@@ -66,7 +66,7 @@ TRAIN = {"full": "joint", "mini": "head", "tiny": "head"}
 
 # PaSST without pretrained weights (small profiles) stays far behind CLAP, however it is trained on two thousand clips:
 # a few epochs, at rates for random weights, are enough to have a member of another kind.
-FROM_SCRATCH = {"epochs": 4, "batch": 32, "classifier_rate": 1e-3, "backbone_rate": 2e-4}
+FROM_SCRATCH = {"epochs": 4, "batch": 16, "classifier_rate": 1e-3, "backbone_rate": 1e-3, "extra_weight": 0.0}
 
 
 def member_configs(

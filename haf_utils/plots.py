@@ -15,6 +15,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from haf_utils.metrics import confusion
 from haf_utils.runs import write_beside
@@ -125,6 +126,8 @@ def learning_curves(history: pd.DataFrame, title: str = "") -> Figure:
     right.plot(history["epoch"][best], 100 * history["validation_hF"][best], "o", color="0.2", label="best, kept")
     right.set(xlabel="epoch", ylabel="on validation clips (%)")
     right.legend(frameon=False, loc="lower right")
+    for axes in (left, right):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.suptitle(title, x=0.01, ha="left", weight="bold")
     return figure
 

@@ -1,9 +1,14 @@
 """What several test files share."""
 
+import os
 from pathlib import Path
 
-import hypothesis
-import pytest
+# Test processes side by side: threads of each would wait for the cores that the others' hold. Before torch is loaded.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+import hypothesis  # noqa: E402
+import pytest  # noqa: E402
 
 # A busy machine makes no test fail.
 hypothesis.settings.register_profile("haf", deadline=None)
@@ -11,6 +16,11 @@ hypothesis.settings.load_profile("haf")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"  # real recordings, real metadata, golden values: not part of the repository
+
+
+def pytest_collection_modifyitems(items):
+    """The longest file first, so that no process works on it while the others have nothing left."""
+    items.sort(key=lambda item: item.path.stem != "test_pipeline")
 
 
 def need_shared(name: str) -> Path:

@@ -81,6 +81,15 @@ def test_random_numbers_drawn_elsewhere_change_nothing(tiny, reference):
     assert same_weights(reference, again)
 
 
+def test_leaving_one_regularizer_out_leaves_the_draws_of_the_others(tiny, reference):
+    """Noise of 1e-4 moves posteriors a little; other blends of mixup would move them a lot."""
+    silent = load_run(finetune(head(tiny, name="silent", feature_noise=0.0), quiet=True)).part("test")
+    apart = np.abs(silent.plain - load_run(reference).part("test").plain).max()
+    assert 0 < apart < 0.02
+    blended = load_run(finetune(head(tiny, name="sharp", mixup=False), quiet=True)).part("test")
+    assert np.abs(blended.plain - silent.plain).max() > 2 * apart
+
+
 class Interrupted(Exception):
     pass
 
