@@ -29,9 +29,15 @@ from haf_utils.workspace import Workspace, workspace
 
 __all__ = ["main"]
 
-# For the processes of notebooks: glibc keeps freed memory instead of handing it back to the system and faulting all
-# pages in again at the next step. A training step on a CPU takes about half the time so.
-_ALLOCATION = {"MALLOC_MMAP_THRESHOLD_": "8000000000", "MALLOC_TRIM_THRESHOLD_": "16000000000", "MALLOC_ARENA_MAX": "1"}
+# For the processes of notebooks on a CPU. glibc keeps freed memory instead of handing it back to the system and
+# faulting all pages in again at the next step: a training step takes about half the time so. And a thread that waits
+# for the others sleeps: on a machine with other work to do, waiting by spinning slows everything down tenfold.
+_ENVIRONMENT = {
+    "MALLOC_MMAP_THRESHOLD_": "8000000000",
+    "MALLOC_TRIM_THRESHOLD_": "16000000000",
+    "MALLOC_ARENA_MAX": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
 
 _NEEDS = {"03": ("fsd50k", "nsynth")}  # a notebook is left out where it has none of the datasets that it needs
 
@@ -102,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     os.environ["HAF_PROGRESS"] = "lines"
     if given.device == "cpu":
-        os.environ.update({name: os.environ.get(name, value) for name, value in _ALLOCATION.items()})
+        os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
     try:
         parameters = {
             "dataset": _absolute(given.data),
