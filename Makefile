@@ -48,7 +48,8 @@ test: install  ## the tests, in PROCESSES=2 processes
 lab: install  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab notebooks
 
-figures: run  ## publish figures and notebook outputs of the embedded run into figures/ and notebooks/
+figures:  ## publish figures and notebook outputs of the embedded run, three seeds a variant, into figures/ and notebooks/
+	@$(MAKE) --no-print-directory run ARGS="--seeds 3 $(ARGS)"
 	@$(BIN)/python -m haf_utils.publish --runs "$(RUNS)"
 
 bench: install  ## measure the speed against the alternatives (QUICK=1: under a minute)

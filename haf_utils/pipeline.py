@@ -31,12 +31,12 @@ __all__ = ["main"]
 
 # For the processes of notebooks on a CPU. glibc keeps freed memory instead of handing it back to the system and
 # faulting all pages in again at the next step: a training step takes about half the time so. And a thread that waits
-# for the others sleeps: on a machine with other work to do, waiting by spinning slows everything down tenfold.
+# for the others soon sleeps: on a machine with other work to do, waiting by spinning slows everything down tenfold.
 _ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "8000000000",
     "MALLOC_TRIM_THRESHOLD_": "16000000000",
     "MALLOC_ARENA_MAX": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "10000",
 }
 
 _NEEDS = {"03": ("fsd50k", "nsynth")}  # a notebook is left out where it has none of the datasets that it needs
@@ -103,6 +103,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", default="", help="folder for results (default: runs/ in the repository)")
     parser.add_argument("--scratch", default="", help="folder for audio stores and embeddings (default: with the runs)")
     parser.add_argument("--only", default="", help="notebooks to run, by number: 04,06")
+    parser.add_argument("--seeds", type=int, default=1, help="of every variant in notebook 05 (default: 1)")
     parser.add_argument("--plan", action="store_true", help="say what would be done, and stop")
     parser.add_argument("--fresh", action="store_true", help="run every notebook again")
     given = parser.parse_args(arguments)
@@ -128,21 +129,34 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if given.plan:
         return 0
+    if given.seeds < 1:
+        print(f"error: --seeds {given.seeds}: at least 1", file=sys.stderr)
+        return 2
     wanted = [number.strip() for number in given.only.split(",") if number.strip()]
     notebooks = sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     unknown = [number for number in wanted if not any(path.name.startswith(number) for path in notebooks)]
     if unknown:
         print(f"error: --only {unknown[0]}: there is no such notebook", file=sys.stderr)
         return 2
-    return _run_all(space, parameters, notebooks, wanted, given.fresh)
+    own = {"05": {"seeds": list(range(given.seeds))}}
+    return _run_all(space, parameters, own, notebooks, wanted, given.fresh)
 
 
-def _run_all(space: Workspace, parameters: dict, notebooks: list[Path], wanted: list[str], fresh: bool) -> int:
+def _run_all(
+    space: Workspace,
+    shared: dict,
+    own: dict[str, dict],
+    notebooks: list[Path],
+    wanted: list[str],
+    fresh: bool,
+) -> int:
+    """Run what is out of date. shared: parameters of every notebook; own: those of one alone, by its number."""
     root = Path(space.runs)
     state_file = root / "pipeline.json"
     state = json.loads(state_file.read_text("utf-8")) if state_file.is_file() and not fresh else {}
     files, before, started = _files_digest(space), "", time.monotonic()
     for notebook in notebooks:
+        parameters = shared | own.get(notebook.name[:2], {})
         before = _digest(notebook, parameters, files, before)
         if wanted and not any(notebook.name.startswith(number) for number in wanted):
             continue

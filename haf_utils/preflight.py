@@ -16,6 +16,7 @@ from haf_utils.config import check
 from haf_utils.datasets import load
 from haf_utils.folds import small_classes
 from haf_utils.losses import hierarchical_targets, soft_cross_entropy
+from haf_utils.members import MEMBERS
 from haf_utils.model import HafClassifier
 from haf_utils.profiles import Profile, profile
 from haf_utils.regularizers import Features
@@ -97,7 +98,12 @@ def _measured(space: Workspace, sizes: Profile, source: str) -> list[str]:
     # BSD10k's training clips are 64 % of it (official folds); BSD35k-CS trains whole.
     clips = 0.64 * len(load(space.dataset)) + (len(load(space.extra)) if space.extra else 0)
     run = step.seconds * clips / sizes.joint.batch * sizes.joint.epochs
-    lines = [f"time       {step.seconds:.2f} s a step of {sizes.joint.batch} clips: up to {run / 3600:.1f} h a model"]
+    continued = bool(space.fsd50k or space.nsynth)  # makes the checkpoints that two of the members start from
+    models = sum(name != "metadata" and (continued or "initialisation" not in own) for name, own in MEMBERS.items())
+    lines = [
+        f"time       {step.seconds:.2f} s a step of {sizes.joint.batch} clips: up to {run / 3600:.1f} h a model, "
+        f"{models * run / 3600:.0f} h for all {models} (early stopping ends most of them sooner)"
+    ]
     if step.memory:
         total = torch.cuda.get_device_properties(space.device).total_memory
         lines.append(f"GPU memory {step.memory / 1e9:.1f} GB of {total / 1e9:.0f} GB")

@@ -128,8 +128,7 @@ class Profile:
     tta_views: int = 5  # report, section 4
     extra_weight: float = 1.0  # of BSD35k-CS's clips in notebook 04's run; the report trains on both datasets alike
     hatr_epochs: int = 100  # of the official baseline
-    ablation_seeds: int = 3  # of every variant in notebook 05: the least that says something of seeds
-    ablation_folds: int = 5  # that are pooled there
+    ablation_folds: int = 5  # that notebook 05 pools
     preflight_steps: int = 0  # training steps that are timed before a run starts: only long runs need the estimate
 
 
@@ -180,7 +179,8 @@ PROFILES: dict[str, Profile] = {
         name="mini",
         clap=_MINI_CLAP,
         passt=_MINI_PASST,
-        head=Rates(epochs=12, batch=64, classifier_rate=3e-3, step_epochs=10, patience=6),
+        # Few and large steps: as good on the embedded dataset's five folds as batches of 64, in half the time.
+        head=Rates(epochs=10, batch=128, classifier_rate=6e-3, step_epochs=8, patience=6),
         # Few clips, few epochs: small batches, larger steps than the report's 1e-5 and 5e-5. Of four settings the
         # lowest validation cross-entropy on fold 0 (0.81; batch 16 at a backbone_rate of 5e-5: 0.94).
         joint=Rates(epochs=5, batch=32, classifier_rate=3e-3, backbone_rate=1e-4, step_epochs=3),
@@ -207,7 +207,6 @@ PROFILES["tiny"] = Profile(
     tta_views=2,
     extra_weight=0.0,
     hatr_epochs=1,
-    ablation_seeds=1,
     ablation_folds=2,
 )
 

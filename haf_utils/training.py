@@ -217,9 +217,8 @@ def _train_epoch(config, corpus, system, inputs, rows, optimiser, ema, epoch, qu
     hide, blend, noise = (torch.Generator().manual_seed(torch_seed(config.seed, epoch, name)) for name in names)
     batches = _batches(rows, config.batch, clip_generator(config.seed, epoch, "order"))
     device = next(system.parameters()).device
-    labels = torch.tensor(corpus.labels)
-    weights = torch.ones(len(labels))
-    weights[torch.tensor((corpus.table["origin"] == "bsd35k-cs").to_numpy(copy=True))] = config.extra_weight
+    soft = targets(torch.tensor(corpus.labels).clamp(min=0), config.smoothing, config.smoothing_factor)
+    soft[torch.tensor((corpus.table["origin"] == "bsd35k-cs").to_numpy(copy=True))] *= config.extra_weight
     prepared = ahead(lambda chunk: (chunk, inputs.prepare(chunk, (config.seed, epoch))), batches)
     total, steps = 0.0, math.ceil(len(batches) / config.accumulation)
     for number, (chunk, batch) in enumerate(
@@ -228,8 +227,7 @@ def _train_epoch(config, corpus, system, inputs, rows, optimiser, ema, epoch, qu
         )
     ):
         features = inputs.embed(system, batch)
-        target = targets(labels[chunk], config.smoothing, config.smoothing_factor) * weights[chunk, None]
-        target = target.to(device)
+        target = soft[chunk].to(device)
         features = drop_texts(features, hide, config.text_dropout)
         if config.mixup:
             features, target = mixup(features, target, blend, config.mixup_alpha, config.mixup_probability)
