@@ -19,8 +19,8 @@ SHARED = REPOSITORY.parent / "shared"  # real recordings, real metadata, golden 
 
 
 def pytest_collection_modifyitems(items):
-    """The longest file first, so that no process works on it while the others have nothing left."""
-    items.sort(key=lambda item: item.path.stem != "test_pipeline")
+    """The longest files first, so that no process works on them while the others have nothing left."""
+    items.sort(key=lambda item: item.path.stem not in ("test_pipeline", "test_real_recordings"))
 
 
 def need_shared(name: str) -> Path:

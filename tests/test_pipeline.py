@@ -9,7 +9,7 @@ import time
 
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, need_shared
+from conftest import REPOSITORY
 
 from haf_utils.pipeline import main
 from haf_utils.preflight import PreflightError, measure_step, preflight
@@ -70,20 +70,6 @@ def test_interrupted_main_job_goes_on_from_its_notebook(finished):
     assert main(["--profile", "tiny", "--runs", str(finished)]) == 0
 
 
-def test_real_recordings_give_the_same_table(tmp_path):
-    """A few real recordings in BSD10k layout: five classes with enough clips, some with too few."""
-    source = need_shared("real_audio")
-    metadata = pd.read_csv(source / "metadata" / "BSD10k_metadata.csv", dtype=str)
-    chosen = metadata.groupby("class").head(7)
-    root = tmp_path / "own recordings"
-    (root / "metadata").mkdir(parents=True)
-    chosen.to_csv(root / "metadata" / "BSD10k_metadata.csv", index=False)
-    (root / "audio").symlink_to(source / "audio")
-    assert main(["--data", str(root), "--profile", "tiny", "--runs", str(tmp_path / "runs")]) == 0
-    table = pd.read_csv(tmp_path / "runs" / "own recordings-tiny" / "results.csv")
-    assert len(table) >= 1
-
-
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -92,6 +78,7 @@ def test_real_recordings_give_the_same_table(tmp_path):
         (["--profile", "tiny", "--device", "cuda:7"], "GPU"),
         (["--profile", "tiny", "--device", "gpu"], "device='gpu'"),
         (["--profile", "tiny", "--only", "09"], "no such notebook"),
+        (["--profile", "tiny", "--seeds", "0"], "--seeds 0"),
     ],
 )
 def test_wrong_arguments_stop_before_anything_runs(arguments, message, tmp_path, capsys):
