@@ -2,8 +2,8 @@
 
 What is laion-clap's: the HTSAT and projection modules themselves (``clap_module``), RoBERTa, every name in the state
 dict, the preparation of audio and text. What differs: the log-mel is computed by FFT instead of convolutions with a
-DFT matrix, texts are padded to the longest of their batch instead of 77, the outputs of HTSAT that no embedding needs
-are not computed, and long clips are heard through fixed windows, averaged, instead of one random crop.
+DFT matrix, texts are not padded to 77 tokens, the outputs of HTSAT and RoBERTa that no embedding needs are not
+computed, and long clips are heard through fixed windows, averaged, instead of one random crop.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ import hashlib
 import importlib.util
 import json
 import math
-import os
 import sys
 import types
 import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -30,14 +28,14 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import nn
 
+from haf_utils import htsat, roberta
 from haf_utils.audio import prepare, windows
 from haf_utils.checkpoints import CheckpointError, match_state, read_state, safetensors_copy, write_state
-from haf_utils.htsat import encode
-from haf_utils.linear import OneDnnLinear
 from haf_utils.profiles import REPOSITORY, AudioConfig, ClapConfig
 from haf_utils.progress import bar
 from haf_utils.runs import write_beside, write_json
 from haf_utils.taxonomy import prompts
+from haf_utils.threads import gate, in_threads
 from haf_utils.torchvision_operators import provide_operators
 
 __all__ = ["KNOWN", "Clap", "ClapNetwork", "load_clap", "pad_tokens", "save_clap"]
@@ -157,20 +155,19 @@ class ClapNetwork(nn.Module):
 
         `augment`: hide random stripes of time and frequency, as laion-clap does in training (in train mode only).
         """
-        htsat = self.audio_branch
+        branch = self.audio_branch
         with torch.autocast(waveforms.device.type, enabled=False):
             # Frames stand last on purpose: on (B, mel_bins, frames, 1) PyTorch 2.13 gives BatchNorm wrong gradients.
-            x = htsat.bn0(self.log_mel(waveforms)[:, :, None]).permute(0, 2, 3, 1)  # (B, 1, frames, mel_bins)
+            x = branch.bn0(self.log_mel(waveforms)[:, :, None]).permute(0, 2, 3, 1)  # (B, 1, frames, mel_bins)
             if augment:
-                x = htsat.spec_augmenter(x)
-            x = htsat.reshape_wav2img(x)  # (B, 1, spec_size, spec_size)
-        x = encode(htsat, x, recompute=self.recompute_activations and torch.is_grad_enabled())
+                x = branch.spec_augmenter(x)
+            x = branch.reshape_wav2img(x)  # (B, 1, spec_size, spec_size)
+        x = htsat.encode(branch, x, recompute=self.recompute_activations and torch.is_grad_enabled())
         return F.normalize(self.audio_projection(x).float(), dim=-1)
 
     def text_embedding(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Tokens (B, T), int64, and their mask -> embeddings (B, 512), float32, L2-normalised."""
-        with OneDnnLinear():
-            pooled = self.text_branch(input_ids=input_ids, attention_mask=attention_mask).pooler_output
+        pooled = roberta.encode(self.text_branch, input_ids, attention_mask)
         return F.normalize(self.text_projection(pooled).float(), dim=-1)
 
     def forward(
@@ -214,78 +211,63 @@ class Clap:
         with self.autocast():
             return self.network.audio_embedding(waveforms.to(self.device))
 
-    @property
-    def audio_batch(self) -> int:
-        """Windows embedded at once. On a CPU no more than the cache holds of one layer: 4 at real size, a fifth faster
-        than 16 (measured)."""
-        config = self.config
-        layer = (config.spec_size // config.patch_stride) ** 2 * 4 * config.htsat_dim * 4  # bytes of the first MLP
-        return 32 if self.device.type != "cpu" else max(1, min(32, 26_000_000 // layer))
-
     def embed_audio(self, clips: Sequence, batch: int | None = None, progress: bool = True) -> np.ndarray:
         """Recordings -> embeddings (N, 512), float32, L2-normalised, in the order given.
 
         `clips`: paths, or int16 samples at `config.audio.sample_rate` (of an audio store). A clip longer than the
         window is heard through its fixed windows, and their embeddings are averaged. Nothing is random, and a clip's
         embedding does not depend on its neighbours. Memory does not grow with the number of clips, but for the result.
+        `batch`: clips decoded, and windows embedded, at once (8, on a GPU 32).
         Raises AudioError that names the first recording that cannot be used.
         """
-        batch = batch or self.audio_batch
-        total = np.zeros((len(clips), self.config.embedding), np.float32)
-        rows, waiting = [], []
-
-        def embed() -> None:
-            embeddings = self.embed_windows(torch.from_numpy(np.stack(waiting[:batch]))).float().cpu().numpy()
-            np.add.at(total, rows[:batch], embeddings)
-            del rows[:batch], waiting[:batch]
-
-        cuts = self._windows(clips, batch)
-        with self.autocast():  # around all batches: the weights are cast once
-            for row, cut in enumerate(bar(cuts, total=len(clips), description="audio embeddings", quiet=not progress)):
-                rows.extend([row] * len(cut))
-                waiting.extend(cut)
-                while len(waiting) >= batch:
-                    embed()
-            if waiting:
-                embed()
-        return total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
-
-    def _windows(self, clips: Sequence, ahead: int) -> Iterator[np.ndarray]:
-        """Each clip's windows, int16 (W, window_samples); files are decoded in threads, at most `ahead` in advance."""
-        audio = self.config.audio
+        audio, batch = self.config.audio, batch or (8 if self.device.type == "cpu" else 32)
+        mean = np.zeros((len(clips), self.config.embedding), np.float32)
+        turn = gate(self.device)
 
         def cut(clip) -> np.ndarray:
             samples = clip if isinstance(clip, np.ndarray) else prepare(clip, audio.sample_rate)
             return windows(samples, audio.window_samples)
 
-        with ThreadPoolExecutor(max(2, (os.cpu_count() or 2) // 2)) as pool:
-            pending = [pool.submit(cut, clip) for clip in clips[:ahead]]
-            for position in range(len(clips)):
-                result = pending.pop(0).result()
-                if position + ahead < len(clips):
-                    pending.append(pool.submit(cut, clips[position + ahead]))
-                yield result
+        def embed(first: int) -> np.ndarray:
+            waveforms = [cut(clip) for clip in clips[first : first + batch]]
+            ends = np.cumsum([len(each) for each in waveforms])
+            with turn:
+                parts = torch.from_numpy(np.concatenate(waveforms)).split(batch)
+                each = torch.cat([self.embed_windows(part).float().cpu() for part in parts]).numpy()
+            return np.stack([of_clip.mean(axis=0) for of_clip in np.split(each, ends[:-1])])
 
-    @torch.inference_mode()
+        starts = range(0, len(clips), batch)
+        with bar(total=len(clips), description="audio embeddings", quiet=not progress) as done:
+            for first, embeddings in zip(starts, in_threads(embed, starts, self.device), strict=True):
+                mean[first : first + batch] = embeddings
+                done.update(len(embeddings))
+        return mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
+
     def embed_text(self, texts: Sequence[str], batch: int = 16, progress: bool = True) -> np.ndarray:
         """Texts -> embeddings (N, 512), float32, L2-normalised, in the order given. An empty text has one too.
 
-        Texts of similar length share a batch, padded to its longest; what a text is batched with does not matter.
-        Small batches pad less: of 256 titles and tags a fifth of all tokens in batches of 64, a sixteenth in 16.
+        Texts of similar length share a batch; what a text is batched with does not matter.
         """
         self.network.eval()
         rows = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
         result = np.zeros((len(rows), self.config.embedding), np.float32)
-        steps = range(0, len(order), batch)
-        with self.autocast():
-            for first in bar(steps, description="text embeddings", quiet=not progress):
-                chosen = order[first : first + batch]
-                tokens = pad_tokens([rows[row] for row in chosen])
-                embeddings = self.network.text_embedding(
-                    tokens["input_ids"].to(self.device), tokens["attention_mask"].to(self.device)
-                )
-                result[chosen] = embeddings.cpu().numpy()
+        batches = [order[first : first + batch] for first in range(0, len(order), batch)]
+        turn = gate(self.device)
+
+        def embed(chosen: list[int]) -> np.ndarray:
+            tokens = {name: values.to(self.device) for name, values in pad_tokens([rows[r] for r in chosen]).items()}
+            with turn, torch.inference_mode(), self.autocast():
+                return self.network.text_embedding(tokens["input_ids"], tokens["attention_mask"]).cpu().numpy()
+
+        done = bar(
+            in_threads(embed, batches, self.device),
+            total=len(batches),
+            description="text embeddings",
+            quiet=not progress,
+        )
+        for chosen, embeddings in zip(batches, done, strict=True):
+            result[chosen] = embeddings
         return result
 
     @torch.inference_mode()

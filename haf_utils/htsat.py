@@ -3,7 +3,8 @@
 HTSAT is a Swin transformer: its blocks attend inside windows of 8 × 8 tokens, and every other block shifts the windows
 by half. laion-clap rolls and cuts the image into windows and puts it together again in every block. But all else in a
 block acts on each token alone, so here the tokens simply stay in the order of the windows, and one gather takes them
-to the next block's. In inference, attention runs in one fused kernel.
+to the next block's. In inference, attention runs in one fused kernel, and on a CPU image by image where the cache asks
+for it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from haf_utils.linear import linear
 
 __all__ = ["encode"]
 
+# Bytes of a layer's widest tensor: what one image has in HTSAT's first layer. Twice as much is as fast (measured).
+_CACHE = 6_500_000
+
 
 def encode(htsat: nn.Module, image: torch.Tensor, recompute: bool = False) -> torch.Tensor:
     """Spectrogram images (B, 1, spec_size, spec_size) -> embeddings (B, D), the mean over the last layer's tokens.
@@ -27,42 +31,61 @@ def encode(htsat: nn.Module, image: torch.Tensor, recompute: bool = False) -> to
     keep no activations inside the blocks, for less memory and a third more work.
     """
     x = htsat.pos_drop(htsat.patch_embed(image))
-    order = torch.arange(x.shape[1])  # where in the image each token stands
     for layer in htsat.layers:
-        for block in layer.blocks:
-            height, width = block.input_resolution
-            wanted = _window_order(height, width, block.window_size, block.shift_size)
-            x, order = _reorder(x, order, wanted), wanted
-            x = recomputed(_block, block, x, use_reentrant=False) if recompute else _block(block, x)
-        if layer.downsample is not None:
-            x, order = _downsample(layer.downsample, x, order), torch.arange(x.shape[1] // 4)
+        biases = [_bias(block) for block in layer.blocks]
+        parts = [_layer(layer, biases, part, recompute) for part in x.split(_at_once(layer, x))]
+        x = torch.cat(parts) if len(parts) > 1 else parts[0]
     return htsat.norm(x).mean(dim=1)
 
 
-def _block(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def _at_once(layer: nn.Module, x: torch.Tensor) -> int:
+    """How many images go through a layer together. On a CPU without gradients as many as the cache holds: what is
+    written is still there when it is read, and image after image gets its memory from the same place."""
+    if x.device.type != "cpu" or torch.is_grad_enabled():
+        return len(x)
+    widest = x[0].numel() * layer.blocks[0].mlp.fc1.out_features // x.shape[2] * x.element_size()
+    return max(1, _CACHE // widest)
+
+
+def _layer(layer: nn.Module, biases: list[torch.Tensor], x: torch.Tensor, recompute: bool) -> torch.Tensor:
+    """One layer on tokens (B, L, C), row by row of the image -> (B, L / 4, 2C), but for the last layer (B, L, C)."""
+    order = ("rows", *layer.input_resolution)  # in which the tokens stand, see `_places`
+    for block, bias in zip(layer.blocks, biases, strict=True):
+        wanted = ("windows", *block.input_resolution, block.window_size, block.shift_size)
+        x, order = _reorder(x, order, wanted), wanted
+        x = recomputed(_block, block, x, bias, use_reentrant=False) if recompute else _block(block, x, bias)
+    return x if layer.downsample is None else _downsample(layer.downsample, x, order)
+
+
+def _bias(block: nn.Module) -> torch.Tensor:
+    """What is added to the attention scores between two places of a window: (1, heads, N, N), or where windows are
+    shifted (windows, heads, N, N), since those at the edge hide what is no neighbour in the image."""
+    attention, inside = block.attn, block.window_size**2
+    bias = attention.relative_position_bias_table[attention.relative_position_index.view(-1)]
+    bias = bias.view(1, inside, inside, attention.num_heads).permute(0, 3, 1, 2)
+    return bias if block.attn_mask is None else bias + block.attn_mask[:, None]
+
+
+def _block(block: nn.Module, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """A transformer block on tokens (B, L, C) in the order of its windows."""
-    x = x + block.drop_path(_attention(block, block.norm1(x)))
+    x = x + block.drop_path(_attention(block, block.norm1(x), bias))
     mlp = block.mlp
     hidden = mlp.drop(linear(mlp.fc1, block.norm2(x), gelu=True))
     return x + block.drop_path(mlp.drop(linear(mlp.fc2, hidden)))
 
 
-def _attention(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
+def _attention(block: nn.Module, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Attention inside each window: (B, L, C) -> (B, L, C)."""
     attention, (batch, length, width) = block.attn, x.shape
     heads, inside = attention.num_heads, block.window_size**2
     count = length // inside  # windows an image
     qkv = linear(attention.qkv, x).view(batch * count, inside, 3, heads, width // heads)
     query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B · windows, heads, N, width / heads)
-    bias = attention.relative_position_bias_table[attention.relative_position_index.view(-1)]
-    bias = bias.view(inside, inside, heads).permute(2, 0, 1).to(query.dtype)
-    if block.attn_mask is not None:
-        bias = bias + block.attn_mask[:, None].to(bias.dtype)  # (windows, heads, N, N)
+    bias = bias.to(query.dtype)
     dropout = attention.attn_drop.p if block.training else 0.0
     # On a CPU the fused kernel is the faster one only in fp32, and has no gradient for the bias (measured).
     if query.is_cuda or (query.dtype == torch.float32 and not torch.is_grad_enabled()):
-        bias = bias.expand(batch, count, heads, inside, inside).flatten(0, 1)
-        x = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=attention.scale)
+        x = _fused(query, key, value, bias, dropout, attention.scale)
     else:
         scores = (query * attention.scale) @ key.transpose(-2, -1)
         scores = (scores.view(batch, count, heads, inside, inside) + bias).flatten(0, 1)
@@ -70,30 +93,55 @@ def _attention(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return attention.proj_drop(linear(attention.proj, x.transpose(1, 2).reshape(batch, length, width)))
 
 
-def _downsample(merging: nn.Module, x: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+def _fused(query, key, value, bias: torch.Tensor, dropout: float, scale: float) -> torch.Tensor:
+    """Attention (B · windows, heads, N, D) in one kernel. The bias is one for all windows, or that of each window of an
+    image: then a CPU goes image by image, where repeating it for a batch would take half as long as the attention."""
+    if len(bias) == 1:
+        bias = bias.expand(len(query), -1, -1, -1)
+    elif query.is_cuda:
+        bias = bias.repeat(len(query) // len(bias), 1, 1, 1)
+    parts = (part.split(len(bias)) for part in (query, key, value))
+    results = [
+        F.scaled_dot_product_attention(*image, attn_mask=bias, dropout_p=dropout, scale=scale)
+        for image in zip(*parts, strict=True)
+    ]
+    return torch.cat(results) if len(results) > 1 else results[0]
+
+
+def _downsample(merging: nn.Module, x: torch.Tensor, order: tuple) -> torch.Tensor:
     """Swin's patch merging: tokens (B, L, C) in `order` -> (B, L / 4, 2C) row by row; one gather puts the four tokens
     that become one side by side."""
-    height, width = merging.input_resolution
-    places = torch.arange(height * width).view(height // 2, 2, width // 2, 2)
-    side_by_side = places.permute(0, 2, 3, 1).reshape(-1)  # laion-clap stacks columns first
-    x = _reorder(x, order, side_by_side)
+    x = _reorder(x, order, ("squares", *merging.input_resolution))
     return linear(merging.reduction, merging.norm(x.view(x.shape[0], -1, 4 * x.shape[2])))
 
 
-@cache
-def _window_order(height: int, width: int, window: int, shift: int) -> torch.Tensor:
-    """Places (H·W,) in the image of its tokens, window by window, the image rolled by `shift` before."""
-    places = torch.arange(height * width).view(height, width).roll((-shift, -shift), (0, 1))
+def _places(kind: str, height: int, width: int, window: int = 2, shift: int = 0) -> torch.Tensor:
+    """An order of tokens: for each its place (H·W,) in the image, counted row by row.
+
+    "rows": as they are counted; "windows": window by window, the image rolled by `shift` before; "squares": of 2 × 2,
+    in each the first column before the second, as laion-clap stacks them.
+    """
+    places = torch.arange(height * width)
+    if kind == "rows":
+        return places
+    places = places.view(height, width).roll((-shift, -shift), (0, 1))
     places = places.view(height // window, window, width // window, window)
-    return places.transpose(1, 2).reshape(-1)
+    return places.permute((0, 2, 1, 3) if kind == "windows" else (0, 2, 3, 1)).flatten()
 
 
-def _reorder(x: torch.Tensor, current: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+def _reorder(x: torch.Tensor, current: tuple, wanted: tuple) -> torch.Tensor:
     """Tokens (B, L, C) that stand in the order `current` -> the same in the order `wanted`."""
-    if torch.equal(current, wanted):
-        return x
-    steps = current.argsort()[wanted]
-    return _Permutation.apply(x, steps.to(x.device), steps.argsort().to(x.device))
+    steps = _steps(current, wanted, x.device)
+    return x if steps is None else _Permutation.apply(x, *steps)
+
+
+@cache
+def _steps(current: tuple, wanted: tuple, device: torch.device) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Where each token of the one order stands in the other, and the way back; None for the same order."""
+    steps = _places(*current).argsort()[_places(*wanted)]
+    if torch.equal(steps, torch.arange(len(steps))):
+        return None
+    return steps.to(device), steps.argsort().to(device)
 
 
 class _Permutation(torch.autograd.Function):

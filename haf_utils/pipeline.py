@@ -29,15 +29,9 @@ from haf_utils.workspace import Workspace, workspace
 
 __all__ = ["main"]
 
-# For the processes of notebooks on a CPU. glibc keeps freed memory instead of handing it back to the system and
-# faulting all pages in again at the next step: a training step takes about half the time so. And a thread that waits
-# for the others soon sleeps: on a machine with other work to do, waiting by spinning slows everything down tenfold.
-_ENVIRONMENT = {
-    "MALLOC_MMAP_THRESHOLD_": "8000000000",
-    "MALLOC_TRIM_THRESHOLD_": "16000000000",
-    "MALLOC_ARENA_MAX": "1",
-    "GOMP_SPINCOUNT": "10000",
-}
+# For the processes of notebooks on a CPU: a thread that waits for the others soon sleeps. On a machine with other work
+# to do, waiting by spinning slows everything down tenfold.
+_ENVIRONMENT = {"GOMP_SPINCOUNT": "10000"}
 
 _NEEDS = {"03": ("fsd50k", "nsynth")}  # a notebook is left out where it has none of the datasets that it needs
 

@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from haf_utils.audio import random_window
 from haf_utils.clap import Clap
 from haf_utils.ema import Ema
+from haf_utils.memory import kept_memory
 from haf_utils.profiles import Pretraining
 from haf_utils.progress import bar, line
 from haf_utils.runs import write_beside
@@ -104,6 +105,7 @@ def check_captions(table: pd.DataFrame) -> None:
             )
 
 
+@kept_memory()
 def pretrain(
     clap: Clap,
     table: pd.DataFrame,

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import types
 
 import numpy as np
 import pytest
@@ -204,13 +203,6 @@ def test_zero_shot_is_a_distribution_over_the_classes(mini):
     np.testing.assert_allclose(posteriors.sum(axis=1), 1, atol=1e-5)
     own = mini.embed_text([f"word {number}" for number in range(23)], progress=False)
     assert (mini.zero_shot(own, [f"word {number}" for number in range(23)]).argmax(1) == np.arange(23)).mean() > 0.8
-
-
-def test_as_many_windows_at_once_as_the_cache_holds(mini):
-    assert mini.audio_batch == 32
-    assert dataclasses.replace(mini, device=torch.device("cuda")).audio_batch == 32
-    full = types.SimpleNamespace(device=torch.device("cpu"), config=PROFILES["full"].clap)
-    assert type(mini).audio_batch.fget(full) == 4
 
 
 def test_zero_shot_by_hand(mini, monkeypatch):

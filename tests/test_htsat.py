@@ -9,7 +9,7 @@ from torch import nn
 
 from haf_utils.clap import ClapNetwork
 from haf_utils.htsat import encode
-from haf_utils.linear import OneDnnLinear, linear
+from haf_utils.linear import linear
 from haf_utils.profiles import AudioConfig, profile
 
 CONFIG = replace(profile("mini").clap, depths=(2, 2, 2), attention_window=4)  # with shifted windows
@@ -121,9 +121,14 @@ def test_linear_is_the_layer_itself(gelu, bias):
     assert expected.requires_grad and linear(layer, x, gelu).requires_grad
     with torch.inference_mode():
         assert (linear(layer, x, gelu) - expected).abs().max() < 1e-5
-        with OneDnnLinear():
-            assert (layer(x) - layer.forward(x)).abs().max() < 1e-6
-            assert F.linear(x.double(), layer.weight.double()).dtype == torch.float64
-    with OneDnnLinear():
-        layer(x).sum().backward()
-    assert layer.weight.grad is not None
+    (linear(layer, x, gelu) ** 2).sum().backward()
+    assert layer.weight.grad.norm() > 0
+
+
+def test_what_was_embedded_before_can_be_trained_after(images):
+    """Orders of tokens are kept from call to call, also from calls in which nothing may be recorded."""
+    torch.manual_seed(0)
+    htsat = ClapNetwork(replace(CONFIG, depths=(2, 2))).audio_branch.eval()
+    with torch.inference_mode():
+        encode(htsat, images)
+    encode(htsat, images).sum().backward()
