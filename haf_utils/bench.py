@@ -4,7 +4,7 @@
 
 Every row is a ratio of two things measured alternately in the same process: the median over rounds, with the range.
 The table, the machine and all seconds go to `<runs>/bench/bench.json`, the figure beside it; `--publish` copies the
-figure and the table into figures/.
+figures and tables into figures/ and the ratios into README.md.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from haf_utils.bench_growth import growth
 from haf_utils.bench_rows import FULL, QUICK, ROWS, Row, bf16_pays
 from haf_utils.plots_bench import growth_figure, ratio_figure
 from haf_utils.profiles import REPOSITORY
+from haf_utils.publish import with_table
 from haf_utils.runs import write_beside, write_json
 from haf_utils.workspace import make_embedded
 
@@ -110,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--runs", default="", help="folder for results (default: runs/ in the repository)")
     parser.add_argument("--growth", action="store_true", help="also how time and memory grow up to 20,000 clips")
     parser.add_argument("--stages", action="store_true", help="only where the time of the last `make run` went")
-    parser.add_argument("--publish", action="store_true", help="copy the figures and the table into figures/")
+    parser.add_argument("--publish", action="store_true", help="copy figures and tables into figures/ and README.md")
     given = parser.parse_args(arguments)
     runs = Path(given.runs or REPOSITORY / "runs")
     folder = runs / "bench"
@@ -150,10 +151,33 @@ def main(arguments: list[str] | None = None) -> int:
         write_beside(folder / "growth.csv", lambda path: grown.to_csv(path, index=False))
         plots.save(growth_figure(grown), folder, "bench_growth")
     if given.publish:
-        for file in sorted(folder.glob("*.png")) + sorted(folder.glob("*.csv")):
-            shutil.copyfile(file, REPOSITORY / "figures" / file.name)
-            print(f"figures/{file.name}")
+        _publish(folder, rows, about)
     return 0 if all(row.correct for row in rows) else 1
+
+
+def _publish(folder: Path, rows: Sequence[Row], about: dict) -> None:
+    """Copy figures and tables into figures/, and put the ratios into the README."""
+    for file in sorted(folder.glob("bench*.png")) + sorted(folder.glob("*.csv")):
+        shutil.copyfile(file, REPOSITORY / "figures" / file.name)
+        print(f"figures/{file.name}")
+    shown = pd.DataFrame(
+        {
+            "work": row.work,
+            "against": row.against,
+            "times as fast": f"{row.ratio:.3g} ({row.ratios.min():.3g} to {row.ratios.max():.3g})",
+            "aim": "" if row.target is None else f"{row.target:g}",
+        }
+        for row in rows
+    )
+    note = (
+        f"*Medians and ranges of alternating rounds; {about['cpu']}, {about['threads']} threads, "
+        f"{about['instructions']}, bf16 in hardware: {'yes' if about['bf16 in hardware'] else 'no'}; "
+        f"torch {about['torch']}.*"
+    )
+    readme = REPOSITORY / "README.md"
+    text = with_table(readme.read_text("utf-8"), shown, "speed", note)
+    write_beside(readme, lambda path: path.write_text(text, "utf-8"))
+    print("README.md")
 
 
 def _record(row: Row) -> dict:

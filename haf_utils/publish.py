@@ -20,9 +20,8 @@ import pandas as pd
 from haf_utils.profiles import REPOSITORY
 from haf_utils.runs import write_beside
 
-__all__ = ["main", "publish_notebook"]
+__all__ = ["main", "publish_notebook", "with_table"]
 
-_MARKS = ("<!-- results -->", "<!-- end of results -->")
 _LIMIT = 1_000_000  # bytes: larger notebooks are slow to show on the web
 
 
@@ -63,15 +62,19 @@ def publish_notebook(source: Path, executed: Path) -> None:
     write_beside(source, lambda path: path.write_text(text, "utf-8"))
 
 
-def with_table(text: str, results: pd.DataFrame) -> str:
-    """The README's `text` with `results` as the table between its two marks."""
-    rows = [list(results.columns), ["---"] * results.shape[1], *results.to_numpy().tolist()]
-    table = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
-    before, _, rest = text.partition(_MARKS[0])
-    _, mark, after = rest.partition(_MARKS[1])
+def with_table(text: str, table: pd.DataFrame, name: str, note: str = "") -> str:
+    """The README's `text` with `table`, and a `note` below it, between the two marks of this `name`.
+
+    Raises PublishError where it has no such marks.
+    """
+    rows = [list(table.columns), ["---"] * table.shape[1], *table.to_numpy().tolist()]
+    lines = "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+    begin, end = f"<!-- {name} -->", f"<!-- end of {name} -->"
+    before, _, rest = text.partition(begin)
+    _, mark, after = rest.partition(end)
     if not mark:
-        raise PublishError(f"README.md lacks the marks {' and '.join(_MARKS)} around its table of results")
-    return f"{before}{_MARKS[0]}\n{table}\n{_MARKS[1]}{after}"
+        raise PublishError(f"README.md lacks the marks {begin} and {end} around its table")
+    return f"{before}{begin}\n{lines}\n" + (f"\n{note}\n" if note else "") + f"{end}{after}"
 
 
 def _clean(output: nbformat.NotebookNode, number: int) -> nbformat.NotebookNode:
@@ -99,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     folder = REPOSITORY / "figures"
-    for old in folder.glob("*.png"):
+    for old in folder.glob("[0-9][0-9]_*.png"):  # and not the benchmark's
         old.unlink()
     for figure in sorted((root / "figures").glob("*.png")):
         shutil.copyfile(figure, folder / figure.name)
@@ -107,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
     shutil.copyfile(root / "results.csv", folder / "results.csv")
     print("figures/results.csv")
     readme = REPOSITORY / "README.md"
-    text = with_table(readme.read_text("utf-8"), pd.read_csv(root / "results.csv", dtype=str))
+    text = with_table(readme.read_text("utf-8"), pd.read_csv(root / "results.csv", dtype=str), "results")
     write_beside(readme, lambda path: path.write_text(text, "utf-8"))
     print("README.md")
     return 0

@@ -79,7 +79,10 @@ def test_notebook_conventions(path):
 def test_the_readme_shows_the_published_results():
     text = (REPOSITORY / "README.md").read_text()
     results = pd.read_csv(REPOSITORY / "figures" / "results.csv", dtype=str)
-    assert with_table(text, results) == text
+    assert with_table(text, results, "results") == text
+    speed = pd.read_csv(REPOSITORY / "figures" / "bench.csv", dtype=str)
+    for row in speed.itertuples():
+        assert f"| {row.work} | {row.against} | {row.ratio} (" in text
     for name in re.findall(r"\]\((figures/[^)]+\.png)\)", text):
         assert (REPOSITORY / name).is_file()
 
