@@ -16,6 +16,7 @@ import platform
 import shutil
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -130,6 +131,9 @@ def main(arguments: list[str] | None = None) -> int:
     about = machine()
     print(", ".join(f"{name} {value}" for name, value in about.items()))
     rows = []
+    # Of the alternatives: old names that laion-clap imports, and four workers where there are fewer cores.
+    for message in ("torch.meshgrid", "This DataLoader will create", "Importing from timm.models"):
+        warnings.filterwarnings("ignore", message=message)
     for name in wanted:
         begun = time.monotonic()
         rows += ROWS[name](QUICK if given.quick else FULL, audio, titles)

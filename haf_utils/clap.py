@@ -31,6 +31,7 @@ from torch import nn
 from haf_utils import htsat, roberta
 from haf_utils.audio import prepare, windows
 from haf_utils.checkpoints import CheckpointError, match_state, read_state, safetensors_copy, write_state
+from haf_utils.memory import kept_memory
 from haf_utils.profiles import REPOSITORY, AudioConfig, ClapConfig
 from haf_utils.progress import bar
 from haf_utils.runs import write_beside, write_json
@@ -211,16 +212,19 @@ class Clap:
         with self.autocast():
             return self.network.audio_embedding(waveforms.to(self.device))
 
+    @kept_memory()
     def embed_audio(self, clips: Sequence, batch: int | None = None, progress: bool = True) -> np.ndarray:
         """Recordings -> embeddings (N, 512), float32, L2-normalised, in the order given.
 
         `clips`: paths, or int16 samples at `config.audio.sample_rate` (of an audio store). A clip longer than the
         window is heard through its fixed windows, and their embeddings are averaged. Nothing is random, and a clip's
         embedding does not depend on its neighbours. Memory does not grow with the number of clips, but for the result.
-        `batch`: clips decoded, and windows embedded, at once (8, on a GPU 32).
+        `batch`: clips decoded, and windows embedded, at once (at most 8, on a GPU 32).
         Raises AudioError that names the first recording that cannot be used.
         """
-        audio, batch = self.config.audio, batch or (8 if self.device.type == "cpu" else 32)
+        audio, threads = self.config.audio, torch.get_num_threads()
+        if batch is None:  # on a CPU a batch is a core's: few clips are shared out
+            batch = max(1, min(8, math.ceil(len(clips) / threads))) if self.device.type == "cpu" else 32
         mean = np.zeros((len(clips), self.config.embedding), np.float32)
         turn = gate(self.device)
 

@@ -43,8 +43,12 @@ def growth_figure(grown: pd.DataFrame) -> Figure:
         label = {"store": "building the audio store", "epoch": "a joint training epoch"}[name]
         left.plot(grown["clips"], 1000 * grown[f"{name}_seconds"] / grown["clips"], style, color=colour, label=label)
         right.plot(grown["clips"], grown[f"{name}_memory_MB"], style, color=colour, label=label)
-    left.set(xlabel="clips", ylabel="milliseconds a clip", ylim=(0, None))
-    right.set(xlabel="clips", ylabel="memory of the process (MB)", ylim=(0, None))
+    left.set(ylabel="milliseconds a clip", ylim=(0, None))
+    right.set(ylabel="memory of the process (MB)", ylim=(0, None))
+    for axes in (left, right):
+        axes.set(xlabel="clips", xscale="log")
+        axes.set_xticks(grown["clips"], [f"{clips:,}" for clips in grown["clips"]])
+        axes.minorticks_off()
     left.legend(frameon=False)
     more = grown["clips"].iloc[-1] / grown["clips"].iloc[0]
     memory = grown["epoch_memory_MB"].iloc[-1] / grown["epoch_memory_MB"].iloc[0]
