@@ -30,7 +30,7 @@ from haf_utils.bench_growth import growth
 from haf_utils.bench_rows import FULL, QUICK, ROWS, Row, bf16_pays
 from haf_utils.plots_bench import growth_figure, ratio_figure
 from haf_utils.profiles import REPOSITORY
-from haf_utils.publish import with_table
+from haf_utils.publish import publish_table
 from haf_utils.runs import write_beside, write_json
 from haf_utils.workspace import make_embedded
 
@@ -178,10 +178,7 @@ def _publish(folder: Path, rows: Sequence[Row], about: dict) -> None:
         f"{about['instructions']}, bf16 in hardware: {'yes' if about['bf16 in hardware'] else 'no'}; "
         f"torch {about['torch']}.*"
     )
-    readme = REPOSITORY / "README.md"
-    text = with_table(readme.read_text("utf-8"), shown, "speed", note)
-    write_beside(readme, lambda path: path.write_text(text, "utf-8"))
-    print("README.md")
+    publish_table(shown, "speed", note)
 
 
 def _record(row: Row) -> dict:

@@ -20,7 +20,7 @@ import pandas as pd
 from haf_utils.profiles import REPOSITORY
 from haf_utils.runs import write_beside
 
-__all__ = ["main", "publish_notebook", "with_table"]
+__all__ = ["main", "publish_notebook", "publish_table", "with_table"]
 
 _LIMIT = 1_000_000  # bytes: larger notebooks are slow to show on the web
 
@@ -77,6 +77,14 @@ def with_table(text: str, table: pd.DataFrame, name: str, note: str = "") -> str
     return f"{before}{begin}\n{lines}\n" + (f"\n{note}\n" if note else "") + f"{end}{after}"
 
 
+def publish_table(table: pd.DataFrame, name: str, note: str = "") -> None:
+    """Write `table` and its `note` into README.md, as `with_table` does."""
+    readme = REPOSITORY / "README.md"
+    text = with_table(readme.read_text("utf-8"), table, name, note)
+    write_beside(readme, lambda path: path.write_text(text, "utf-8"))
+    print("README.md")
+
+
 def _clean(output: nbformat.NotebookNode, number: int) -> nbformat.NotebookNode:
     if "execution_count" in output:
         output.execution_count = number
@@ -109,10 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"figures/{figure.name}")
     shutil.copyfile(root / "results.csv", folder / "results.csv")
     print("figures/results.csv")
-    readme = REPOSITORY / "README.md"
-    text = with_table(readme.read_text("utf-8"), pd.read_csv(root / "results.csv", dtype=str), "results")
-    write_beside(readme, lambda path: path.write_text(text, "utf-8"))
-    print("README.md")
+    publish_table(pd.read_csv(root / "results.csv", dtype=str), "results")
     return 0
 
 
