@@ -147,8 +147,13 @@ class ClapNetwork(nn.Module):
 
     def _log_mel(self, waveforms: torch.Tensor) -> torch.Tensor:
         audio = self.config.audio
-        spectrum = torch.stft(waveforms, audio.n_fft, audio.hop, window=self.hann, center=True, return_complex=True)
-        power = spectrum.real.square() + spectrum.imag.square()
+        ends = audio.n_fft // 2  # reflected here: PyTorch's own reflection takes half as long as the transform
+        around = waveforms[:, 1 : ends + 1].flip(1), waveforms, waveforms[:, -ends - 1 : -1].flip(1)
+        spectrum = torch.stft(
+            torch.cat(around, 1), audio.n_fft, audio.hop, window=self.hann, center=False, return_complex=True
+        )
+        squares = torch.view_as_real(spectrum).square()
+        power = squares[..., 0] + squares[..., 1]
         return 10.0 * (self.audio_branch.logmel_extractor.melW.T @ power).clamp(min=1e-10).log10()
 
     def audio_embedding(self, waveforms: torch.Tensor, augment: bool = False) -> torch.Tensor:
@@ -164,12 +169,12 @@ class ClapNetwork(nn.Module):
                 x = branch.spec_augmenter(x)
             x = branch.reshape_wav2img(x)  # (B, 1, spec_size, spec_size)
         x = htsat.encode(branch, x, recompute=self.recompute_activations and torch.is_grad_enabled())
-        return F.normalize(self.audio_projection(x).float(), dim=-1)
+        return _project(self.audio_projection, x)
 
     def text_embedding(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Tokens (B, T), int64, and their mask -> embeddings (B, 512), float32, L2-normalised."""
         pooled = roberta.encode(self.text_branch, input_ids, attention_mask)
-        return F.normalize(self.text_projection(pooled).float(), dim=-1)
+        return _project(self.text_projection, pooled)
 
     def forward(
         self, waveforms: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor, augment: bool = False
@@ -180,6 +185,13 @@ class ClapNetwork(nn.Module):
 
 def _projection(width: int, joint: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, joint), nn.ReLU(), nn.Linear(joint, joint))
+
+
+def _project(projection: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
+    """A vector a clip -> embeddings (B, 512), normalised, in fp32 under autocast too: it costs nothing, and bf16 would
+    blur what little tells similar clips apart."""
+    with torch.autocast(x.device.type, enabled=False):
+        return F.normalize(projection(x.float()), dim=-1)
 
 
 @dataclasses.dataclass

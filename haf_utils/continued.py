@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from haf_utils.assembly import checkpoint_digest, checkpoint_of
+from haf_utils.assembly import checkpoint_digest, checkpoint_of, code_digest
 from haf_utils.audio import AudioStore, build_store
 from haf_utils.captions import fsd50k_caption, nsynth_caption
 from haf_utils.clap import Clap, load_clap, save_clap
@@ -24,6 +24,8 @@ from haf_utils.workspace import Workspace, finetune_config
 __all__ = ["Captioned", "captioned", "continue_pretraining", "retrieval"]
 
 PHRASINGS = 3  # captions a clip, of which each epoch draws one; ours
+# Modules that decide what comes out of a training, in which a state must not be continued by other code.
+_DECIDING = tuple("audio captions clap continued datasets ema htsat linear pretraining roberta systems".split())
 NOTES = 20_000  # of NSynth's 289,205, drawn at random: its few timbres repeat, and decoding all takes 110 GB; ours
 
 
@@ -116,15 +118,16 @@ def continue_pretraining(
     """Continue the profile's checkpoint on the captions of `sources` -> the CLAP and its history, a row an epoch.
 
     Leaves a checkpoint folder `<runs>/<name>`, which `initialisation` of a run takes. Called again, it goes on from
-    the last finished epoch, and does nothing where all are; another start or other settings begin anew.
+    the last finished epoch, and does nothing where all are; another start, other settings or other code begin anew.
     """
     start = checkpoint_of(finetune_config(space), profile(space.profile))
     clap = load_clap(start, device=space.device, precision=precision)
     table = data.training[data.training["source"].isin(sources)].reset_index(drop=True)
     clips = data.held_out[data.held_out["source"].isin(sources)]
     folder = Path(space.runs) / name
-    # A state belongs to its start and its settings: others have folders of their own.
-    key = f"{checkpoint_digest(start, seed)[:8]}-{_short(dataclasses.astuple(settings))}-s{seed}"
+    # A state belongs to its start, its settings and the code: others have folders of their own.
+    begun = f"{checkpoint_digest(start, seed)[:8]}-{code_digest(_DECIDING)[:8]}"
+    key = f"{begun}-{_short(dataclasses.astuple(settings))}-s{seed}"
     history = pretrain(
         clap,
         table,

@@ -2,12 +2,14 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
 
+from haf_utils import continued
 from haf_utils.clap import load_clap
 from haf_utils.continued import captioned, continue_pretraining, retrieval
 from haf_utils.datasets import load_evaluation, load_fsd50k
@@ -62,6 +64,18 @@ def test_a_checkpoint_comes_out_that_a_run_can_start_from(space):
     assert all(0 <= value <= 1 for value in scores.values())
     again, same = continue_pretraining(space, data, "clap-fsd50k", ("fsd50k",), settings)
     assert same["loss"].tolist() == history["loss"].tolist()
+
+
+def test_other_code_does_not_go_on_from_a_finished_state(space, monkeypatch):
+    data, settings = captioned(space), dataclasses.replace(profile("tiny").pretraining, epochs=1)
+    arguments = space, data, "clap-code", ("fsd50k",), settings
+    continue_pretraining(*arguments)
+    continue_pretraining(*arguments)
+    training = Path(space.runs) / "clap-code" / "training"
+    assert len(list(training.iterdir())) == 1
+    monkeypatch.setattr(continued, "code_digest", lambda modules: "another")
+    continue_pretraining(*arguments)
+    assert len(list(training.glob("*/resume.pt"))) == 2
 
 
 def test_neither_dataset_is_a_clear_error(space):

@@ -1,5 +1,7 @@
 """The short way through HTSAT is laion-clap's own way: same embeddings, same gradients, in fp32 and nearly in bf16."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -123,6 +125,39 @@ def test_linear_is_the_layer_itself(gelu, bias):
         assert (linear(layer, x, gelu) - expected).abs().max() < 1e-5
     (linear(layer, x, gelu) ** 2).sum().backward()
     assert layer.weight.grad.norm() > 0
+
+
+def test_bf16_follows_weights_that_change():
+    """Weights in bf16 are kept from call to call, and never longer than they are true."""
+    layer, x = nn.Linear(16, 32), torch.randn(4, 16)
+
+    def found(gelu=False):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            return linear(layer, x, gelu)
+
+    for change in (
+        lambda: None,
+        lambda: None,
+        lambda: nn.init.normal_(layer.weight),
+        lambda: layer.load_state_dict({name: 2 * value for name, value in layer.state_dict().items()}),
+        lambda: setattr(layer.weight, "data", torch.randn(32, 16)),
+        lambda: setattr(layer, "weight", nn.Parameter(torch.randn(32, 16))),
+    ):
+        change()
+        expected = F.linear(x.bfloat16(), layer.weight.bfloat16(), layer.bias.bfloat16())
+        assert found().dtype == torch.bfloat16
+        assert (found() - expected).abs().max() <= 0.02 * expected.abs().max()
+        assert (found(gelu=True) - F.gelu(expected)).abs().max() <= 0.02 * expected.abs().max()
+
+
+def test_weights_in_bf16_go_with_the_layer():
+    layer = nn.Linear(16, 32)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        linear(layer, torch.randn(4, 16))
+    kept = weakref.ref(layer.weight)
+    del layer
+    gc.collect()
+    assert kept() is None
 
 
 def test_what_was_embedded_before_can_be_trained_after(images):
