@@ -115,12 +115,22 @@ def test_functions_alternate():
 
 def test_distance_notices_a_changed_neighbour_and_a_large_error():
     fp32 = np.random.default_rng(0).standard_normal((6, 4))
-    _, share, same = distance(fp32 + 1e-6, fp32)
-    assert 0 < share < 1e-5 and same == 1
-    assert distance(fp32 + 1.0, fp32)[1] > 0.5
+    words, near = distance(fp32 + 1e-6, fp32)
+    assert near and words == "off by 0.00 of the median distance, 100% keep their neighbour"
+    assert not distance(fp32 + 1.0, fp32)[1]
     swapped = fp32.copy()
     swapped[[0, 1]] = swapped[[1, 0]]
-    assert distance(swapped, fp32)[2] < 1
+    assert not distance(swapped, fp32)[1]
+
+
+def test_of_two_neighbours_that_are_as_near_either_will_do():
+    fp32 = np.array([[0.0, 0.0], [1.0, 0.0], [-1.001, 0.0], [0.0, 5.0], [0.2, 5.0]])
+    moved = fp32 + np.array([[-0.01, 0.0], *[[0.0, 0.0]] * 4])
+    words, near = distance(moved, fp32)
+    assert near and "80% keep their neighbour, others take one 0.00" in words
+    moved[0, 0] = -0.3
+    fp32[2, 0] = -1.2
+    assert not distance(moved, fp32)[1]
 
 
 @pytest.mark.parametrize("seed", range(5))
