@@ -52,7 +52,7 @@ figures:  ## publish figures and notebook outputs of the embedded run, three see
 	@$(MAKE) --no-print-directory run ARGS="--seeds 3 $(ARGS)"
 	@$(BIN)/python -m haf_utils.publish --runs "$(RUNS)"
 
-bench: install  ## measure the speed against the alternatives (QUICK=1: under a minute)
+bench: install  ## measure the speed against the alternatives (QUICK=1: about a minute, rough)
 	@$(BIN)/python -m haf_utils.bench $(if $(QUICK),--quick) $(ARGS)
 
 lint: install  ## ruff, for code and notebooks

@@ -31,17 +31,16 @@ _HALF: WeakIdKeyDictionary = WeakIdKeyDictionary()  # parameter -> (its state, i
 
 def linear(layer: nn.Linear, x: torch.Tensor, gelu: bool = False) -> torch.Tensor:
     """`layer(x)`, then GELU if asked, within rounding: x (..., in) -> (..., out), in bf16 under such an autocast."""
-    weight, bias, training = layer.weight, layer.bias, torch.is_grad_enabled()
-    if _AVAILABLE and x.device.type == "cpu" and weight.dtype == torch.float32:
-        lower = torch.is_autocast_enabled("cpu")
-        if training and not lower and x.dtype == torch.float32:
-            product = _Product.apply(x, weight, bias)
-            return F.gelu(product) if gelu else product
-        if lower and not training and torch.get_autocast_dtype("cpu") == torch.bfloat16:
+    weight, bias = layer.weight, layer.bias
+    training, bf16 = torch.is_grad_enabled(), torch.is_autocast_enabled("cpu")
+    if _AVAILABLE and x.device.type == "cpu" and weight.dtype == torch.float32 and not (training and bf16):
+        if bf16:
             x, weight, bias = x.bfloat16(), _half(weight), None if bias is None else _half(bias)
-        if not training and x.dtype == weight.dtype:
+        if not training:
             return _multiply(x, weight, bias, "gelu" if gelu else "none")
-    product = F.linear(x, weight, bias)
+        product = _Product.apply(x, weight, bias)
+    else:
+        product = F.linear(x, weight, bias)
     if not gelu:
         return product
     return F.gelu(product) if training else torch.ops.aten.gelu_(product)  # in place: half the memory
