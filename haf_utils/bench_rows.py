@@ -473,6 +473,14 @@ def metric_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
     return rows
 
 
+def operations(branch: nn.Module, image: torch.Tensor) -> int:
+    """Floating-point operations of HTSAT on one image (1, 1, spec_size, spec_size), by PyTorch's counter."""
+    # With gradients in bf16: then all products are PyTorch's own, and the counter does not know oneDNN's.
+    with FlopCounterMode(display=False) as counter, torch.autocast("cpu", torch.bfloat16), torch.enable_grad():
+        encode(branch, image)
+    return counter.get_total_flops()
+
+
 def matmul_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
     """HTSAT's forward pass from images on, as `embed_audio` does it, its operations counted, against the rate of a
     large fp32 matrix product."""
@@ -485,9 +493,7 @@ def matmul_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
         return encode(branch, part)
 
     matrix = torch.randn(sizes.matrix, sizes.matrix)
-    with FlopCounterMode(display=False) as counter:
-        encode(branch, images[:1])  # with gradients: the counter does not know oneDNN's products
-    work, product = len(images) * counter.get_total_flops(), 2 * sizes.matrix**3
+    work, product = len(images) * operations(branch, images[:1]), 2 * sizes.matrix**3
     with torch.inference_mode():
         repeats = max(1, round(work / product))  # so that both take about as long
         functions = {

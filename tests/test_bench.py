@@ -1,6 +1,7 @@
 """The benchmark measures what it says: every fast path against the slow one, on two clips."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -139,6 +140,19 @@ def test_loops_give_the_scores_of_the_counts(seed):
     truth, predicted = rng.integers(0, rng.integers(2, 23), 60), rng.integers(0, 23, 60)
     expected = hierarchical_scores(truth, predicted)
     assert alternatives.loop_scores(truth.tolist(), predicted.tolist()) == pytest.approx(expected, abs=1e-12)
+
+
+def test_every_product_of_htsat_is_counted(small):
+    branch = small[1].network.audio_branch
+    image = torch.randn(1, 1, CONFIG.spec_size, CONFIG.spec_size)
+    expected = 0
+    for layer in branch.layers:
+        tokens, width = layer.input_resolution[0] * layer.input_resolution[1], layer.dim
+        window = min(CONFIG.attention_window**2, tokens)
+        block = 12 * width**2 + 2 * window * width  # query, key, value, projection, MLP; scores and what they weigh
+        expected += 2 * tokens * (len(layer.blocks) * block + (layer.downsample is not None) * 2 * width**2)
+    expected += 2 * math.prod(branch.layers[0].input_resolution) * branch.layers[0].dim * CONFIG.patch_size**2
+    assert bench_rows.operations(branch, image) == expected
 
 
 def test_texts_keep_their_natural_length():
