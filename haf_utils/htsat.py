@@ -74,6 +74,7 @@ def _bias(block: nn.Module) -> torch.Tensor:
     shifted (windows, heads, N, N), since those at the edge hide what is no neighbour in the image."""
     attention, inside = block.attn, block.window_size**2
     bias = attention.relative_position_bias_table[attention.relative_position_index.view(-1)]
+    # In rows: of any other the fused kernel would make a copy, for every image anew.
     bias = bias.view(1, inside, inside, attention.num_heads).permute(0, 3, 1, 2).contiguous()
     return bias if block.attn_mask is None else bias + block.attn_mask[:, None]
 

@@ -10,12 +10,14 @@ PyTorch does.
 
 from __future__ import annotations
 
+import math
 import platform
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
+from torch.utils.flop_counter import register_flop_formula
 from torch.utils.weak import WeakIdKeyDictionary
 
 __all__ = ["linear"]
@@ -48,6 +50,14 @@ def linear(layer: nn.Linear, x: torch.Tensor, gelu: bool = False) -> torch.Tenso
 
 def _multiply(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, after: str = "none") -> torch.Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, after, [], "none")
+
+
+if _AVAILABLE:
+
+    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+    def _operations(x: tuple, weight: tuple, *_, **__) -> int:
+        """What PyTorch's counter of operations is to count for a product, by the shapes: it does not know oneDNN's."""
+        return 2 * math.prod(x) * weight[0]
 
 
 class _Product(torch.autograd.Function):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from haf_utils import linear
 from haf_utils.clap import Clap, ClapNetwork
 from haf_utils.complexity import Complexity, complexity, total
 from haf_utils.config import FinetuneConfig
@@ -68,3 +69,11 @@ def test_a_text_that_only_teaches_costs_nothing(clap):
 
 def test_total_adds():
     assert total([Complexity(1, 10), Complexity(2, 20)]) == Complexity(3, 30)
+
+
+def test_a_product_costs_the_same_whoever_multiplies(clap, monkeypatch):
+    """oneDNN's are counted by a formula of this project."""
+    model = loaded(ClapBackbone(clap.network), HafClassifier(), clap)
+    cost = complexity(model)
+    monkeypatch.setattr(linear, "_AVAILABLE", False)
+    assert complexity(model) == cost
