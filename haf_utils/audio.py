@@ -111,9 +111,9 @@ def prepare(path, sample_rate: int) -> np.ndarray:
     return (np.clip(samples, -1.0, 1.0) * 32767.0).astype(np.int16)
 
 
-def to_float(samples: np.ndarray) -> np.ndarray:
-    """int16 samples of any shape -> float32 in [-1, 1], as laion-clap converts them."""
-    return samples.astype(np.float32) / np.float32(32767.0)
+def to_float(samples):
+    """int16 samples of any shape, an array or a tensor -> the same, float32 in [-1, 1], as laion-clap converts them."""
+    return samples / np.float32(32767.0)
 
 
 def repeat_pad(samples: np.ndarray, window: int) -> np.ndarray:

@@ -65,6 +65,10 @@ class Sizes:
     warm: int = 2  # joint steps before a measured one
 
 
+# Of the median distance: which of two neighbours so equally near comes first is not bf16's to tell. Of the 64 real
+# recordings two have such a pair (0.00014 and 0.00041); it errs by 0.0008 in a distance.
+TIE = 1e-3
+
 FULL = Sizes()
 # Half of RoBERTa's layers: to make and to train them is most of the time.
 QUICK = Sizes(
@@ -195,8 +199,9 @@ def texts_of(metadata: Path, count: int, seed: int = 0) -> list[str]:
 
 
 def distance(bf16: np.ndarray, fp32: np.ndarray) -> tuple[str, float, float]:
-    """How far bf16 embeddings are from fp32 ones: in words, as a share of the median distance between examples (the
-    largest over examples), and the share of examples whose nearest neighbour is the same.
+    """How far bf16 embeddings are from fp32 ones: in words; the largest over examples; and how much farther than its
+    nearest neighbour is one that took its place, the most over examples. Both as shares of the median distance between
+    examples.
 
     On random weights all cosines are near 1 and say nothing.
     """
@@ -206,10 +211,10 @@ def distance(bf16: np.ndarray, fp32: np.ndarray) -> tuple[str, float, float]:
     for distances in (apart, other):
         np.fill_diagonal(distances, np.inf)
     found = other.argmin(1)
-    same = float((apart.argmin(1) == found).mean())
+    same = (apart.argmin(1) == found).mean()
     words = f"off by {share:.2f} of the median distance, {same:.0%} keep their neighbour"
-    farther = (apart[np.arange(len(fp32)), found] - apart.min(1)).max() / between
-    return words + (f", others take one {farther:.2g} farther" if same < 1 else ""), share, same
+    farther = float((apart[np.arange(len(fp32)), found] - apart.min(1)).max() / between)
+    return words + (f", others take one {farther:.2g} farther" if same < 1 else ""), share, farther
 
 
 # The rows -------------------------------------------------------------------------------------------------------------
@@ -235,8 +240,8 @@ def audio_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
     error = float(np.abs(result["fp32"] - result["laion-clap"]).max())
     judged = {"fp32": (1.7, f"{error:.0e} from laion-clap", error <= 1e-5)}
     if "bf16" in seconds:
-        check, share, same = distance(result["bf16"], result["fp32"])
-        judged["bf16"] = 3.0, check, share <= 0.15 and same == 1
+        check, share, farther = distance(result["bf16"], result["fp32"])
+        judged["bf16"] = 3.0, check, share <= 0.15 and farther <= TIE
     # The faster of the two is the one to beat; the other is shown.
     rivals = sorted(("laion-clap", "ClapModel"), key=lambda name: np.median(seconds[name]))
     return [

@@ -29,7 +29,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import nn
 
 from haf_utils import htsat, roberta
-from haf_utils.audio import prepare, windows
+from haf_utils.audio import prepare, to_float, windows
 from haf_utils.checkpoints import CheckpointError, match_state, read_state, safetensors_copy, write_state
 from haf_utils.memory import kept_memory
 from haf_utils.profiles import REPOSITORY, AudioConfig, ClapConfig
@@ -135,29 +135,31 @@ class ClapNetwork(nn.Module):
         self.recompute_activations = False  # True: less memory in training, for a third more work
 
     def log_mel(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """Waveforms (B, samples) in [-1, 1] -> log-mel (B, mel_bins, frames) in dB, always in fp32.
+        """Waveforms (B, samples), in [-1, 1] or int16 -> log-mel (B, mel_bins, frames) in dB, always in fp32.
 
         laion-clap's own: Hann window, centred, reflected ends, slaney mel bands, 10 log10 with a floor of 1e-10.
         """
         with torch.autocast(waveforms.device.type, enabled=False):
             if waveforms.device.type != "cpu":
-                return self._log_mel(waveforms.float())
+                return self._log_mel(waveforms)
             # Clip by clip, what lies between waveform and mel stays in the cache: several times faster.
-            return torch.cat([self._log_mel(clip) for clip in waveforms.float().split(1)])
+            return torch.cat([self._log_mel(clip) for clip in waveforms.split(1)])
 
     def _log_mel(self, waveforms: torch.Tensor) -> torch.Tensor:
         audio = self.config.audio
+        waveforms = to_float(waveforms) if waveforms.dtype == torch.int16 else waveforms.float()
         ends = audio.n_fft // 2  # reflected here: PyTorch's own reflection takes half as long as the transform
         around = waveforms[:, 1 : ends + 1].flip(1), waveforms, waveforms[:, -ends - 1 : -1].flip(1)
         spectrum = torch.stft(
             torch.cat(around, 1), audio.n_fft, audio.hop, window=self.hann, center=False, return_complex=True
         )
-        squares = torch.view_as_real(spectrum).square()
+        bins = int(audio.fmax * audio.n_fft / audio.sample_rate) + 1  # no mel band reaches further: 299 of 513
+        squares = torch.view_as_real(spectrum[:, :bins]).square()
         power = squares[..., 0] + squares[..., 1]
-        return 10.0 * (self.audio_branch.logmel_extractor.melW.T @ power).clamp(min=1e-10).log10()
+        return 10.0 * (self.audio_branch.logmel_extractor.melW[:bins].T @ power).clamp(min=1e-10).log10()
 
     def audio_embedding(self, waveforms: torch.Tensor, augment: bool = False) -> torch.Tensor:
-        """Waveforms (B, window_samples), float32 in [-1, 1] -> embeddings (B, 512), float32, L2-normalised.
+        """Waveforms (B, window_samples), in [-1, 1] or int16 -> embeddings (B, 512), float32, L2-normalised.
 
         `augment`: hide random stripes of time and frequency, as laion-clap does in training (in train mode only).
         """
@@ -217,9 +219,7 @@ class Clap:
 
     @torch.inference_mode()
     def embed_windows(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """Waveforms (B, window_samples), float32 in [-1, 1] or int16 -> embeddings (B, 512), on this device."""
-        if waveforms.dtype == torch.int16:
-            waveforms = waveforms.to(self.device).float() / 32767.0
+        """Waveforms (B, window_samples), in [-1, 1] or int16 -> embeddings (B, 512), on this device."""
         self.network.eval()
         with self.autocast():
             return self.network.audio_embedding(waveforms.to(self.device))

@@ -10,6 +10,7 @@ for it.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -31,10 +32,9 @@ def encode(htsat: nn.Module, image: torch.Tensor, recompute: bool = False) -> to
     Equals the "embedding" of laion-clap's `forward_features` within rounding, with the same gradients. `recompute`:
     keep no activations inside the blocks, for less memory and a third more work.
     """
-    x, kind = image, image.device.type
-    precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else image.dtype
+    x, kind, precision = image, image.device.type, _precision(image)
     for layer in htsat.layers:
-        biases = [_bias(block).to(precision) for block in layer.blocks]
+        biases = [_bias(block, kind, precision) for block in layer.blocks]
         parts = x.split(_at_once(layer, x))
         if layer is htsat.layers[0]:
             parts = (_patches(htsat, part) for part in parts)
@@ -69,22 +69,36 @@ def _layer(layer: nn.Module, biases: list[torch.Tensor], x: torch.Tensor, recomp
     return x if layer.downsample is None else _downsample(layer.downsample, x, order)
 
 
-def _bias(block: nn.Module) -> torch.Tensor:
+def _bias(block: nn.Module, kind: str, precision: torch.dtype) -> torch.Tensor:
     """What is added to the attention scores between two places of a window: (1, heads, N, N), or where windows are
-    shifted (windows, heads, N, N), since those at the edge hide what is no neighbour in the image."""
+    shifted (windows, heads, N, N), since those at the edge hide what is no neighbour in the image. For `_columns` in
+    fp32, the queries last. Contiguous: of any other the fused kernel would make a copy, for every image anew."""
     attention, inside = block.attn, block.window_size**2
     bias = attention.relative_position_bias_table[attention.relative_position_index.view(-1)]
-    # In rows: of any other the fused kernel would make a copy, for every image anew.
-    bias = bias.view(1, inside, inside, attention.num_heads).permute(0, 3, 1, 2).contiguous()
-    return bias if block.attn_mask is None else bias + block.attn_mask[:, None]
+    bias = bias.view(1, inside, inside, attention.num_heads).permute(0, 3, 1, 2)
+    bias = bias if block.attn_mask is None else bias + block.attn_mask[:, None]
+    if _kernel(kind, precision) is _columns:
+        return bias.transpose(-2, -1).float().contiguous()
+    return bias.to(precision).contiguous()
 
 
 def _block(block: nn.Module, x: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """A transformer block on tokens (B, L, C) in the order of its windows."""
-    x = _add(x, block.drop_path(_attention(block, block.norm1(x), bias)))
+    x, normed = _add_norm(x, None, block.norm1)
+    x, normed = _add_norm(x, block.drop_path(_attention(block, normed, bias)), block.norm2)
     mlp = block.mlp
-    hidden = mlp.drop(linear(mlp.fc1, block.norm2(x), gelu=True))
+    hidden = mlp.drop(linear(mlp.fc1, normed, gelu=True))
     return _add(x, block.drop_path(mlp.drop(linear(mlp.fc2, hidden))))
+
+
+def _add_norm(x: torch.Tensor, change: torch.Tensor | None, norm: nn.LayerNorm) -> tuple[torch.Tensor, torch.Tensor]:
+    """x + change and its layer norm."""
+    if x.dtype == torch.float32 and _kernels(x.device.type, _precision(x)):
+        from haf_utils.bf16_kernels import add_norm_  # here, for numba takes a second
+
+        return x, add_norm_(x, change, norm)
+    x = x if change is None else _add(x, change)
+    return x, norm(x)
 
 
 def _add(x: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
@@ -99,15 +113,46 @@ def _attention(block: nn.Module, x: torch.Tensor, bias: torch.Tensor) -> torch.T
     count = length // inside  # windows an image
     qkv = linear(attention.qkv, x).view(batch * count, inside, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
     dropout = attention.attn_drop.p if block.training else 0.0
-    # On a CPU the fused kernel is the faster one only in fp32, and has no gradient for the bias (measured).
-    if qkv.is_cuda or (qkv.dtype == torch.float32 and not torch.is_grad_enabled()):
-        x = _fused(*qkv, bias, dropout, attention.scale)
-    else:
-        query, key, value = qkv.contiguous()  # (B · windows, heads, N, width / heads)
-        scores = (query * attention.scale) @ key.transpose(-2, -1)
-        scores = _add(scores.view(batch, count, heads, inside, inside), bias).flatten(0, 1)
-        x = F.dropout(scores.softmax(-1), dropout) @ value
+    x = _kernel(qkv.device.type, qkv.dtype)(*qkv, bias, dropout, attention.scale)
     return attention.proj_drop(linear(attention.proj, x.transpose(1, 2).reshape(batch, length, width)))
+
+
+def _precision(x: torch.Tensor) -> torch.dtype:
+    """That of the products with x."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def _kernels(kind: str, precision: torch.dtype) -> bool:
+    """Whether `bf16_kernels` can do what is between the products."""
+    return kind == "cpu" and precision == torch.bfloat16 and not torch.is_grad_enabled()
+
+
+def _kernel(kind: str, precision: torch.dtype) -> Callable:
+    """The fastest attention there is: (B · windows, heads, N, D) of queries, keys, values -> the same (measured)."""
+    if kind == "cuda":
+        return _fused
+    if torch.is_grad_enabled():  # on a CPU the fused one has no gradient for the bias
+        return _plain
+    return _columns if _kernels(kind, precision) else _fused
+
+
+def _plain(query, key, value, bias: torch.Tensor, dropout: float, scale: float) -> torch.Tensor:
+    """Attention in plain operations, with gradients everywhere."""
+    scores = (query.contiguous() * scale) @ key.contiguous().transpose(-2, -1)
+    scores = scores.unflatten(0, (-1, len(bias))) + bias
+    return F.dropout(scores.flatten(0, 1).softmax(-1), dropout) @ value.contiguous()
+
+
+def _columns(query, key, value, bias: torch.Tensor, dropout: float, scale: float) -> torch.Tensor:
+    """Attention in bf16 without gradients; a query's scores stand in a column."""
+    from haf_utils.bf16_kernels import softmax_columns_  # here, for numba takes a second
+
+    batch = len(query)
+    query, key, value = (each.contiguous().flatten(0, 1) for each in (query, key, value))
+    weights = softmax_columns_(key @ query.transpose(1, 2), bias.flatten(0, 1), scale)
+    x = value.transpose(1, 2) @ F.dropout(weights, dropout)
+    return x.unflatten(0, (batch, -1)).transpose(-2, -1)
 
 
 def _fused(query, key, value, bias: torch.Tensor, dropout: float, scale: float) -> torch.Tensor:
@@ -127,9 +172,11 @@ def _fused(query, key, value, bias: torch.Tensor, dropout: float, scale: float) 
 
 def _downsample(merging: nn.Module, x: torch.Tensor, order: tuple) -> torch.Tensor:
     """Swin's patch merging: tokens (B, L, C) in `order` -> (B, L / 4, 2C) row by row; one gather puts the four tokens
-    that become one side by side."""
+    that become one side by side. In fp32 under autocast too: all that follows is added to what comes out here
+    (embeddings half as far from those in fp32, for 3 % of time: measured)."""
     x = _reorder(x, order, ("squares", *merging.input_resolution))
-    return linear(merging.reduction, merging.norm(x.view(x.shape[0], -1, 4 * x.shape[2]))).to(x.dtype)
+    with torch.autocast(x.device.type, enabled=False):
+        return linear(merging.reduction, merging.norm(x.view(x.shape[0], -1, 4 * x.shape[2])))
 
 
 def _places(kind: str, height: int, width: int, window: int = 2, shift: int = 0) -> torch.Tensor:

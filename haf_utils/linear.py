@@ -88,5 +88,8 @@ def _half(parameter: torch.Tensor) -> torch.Tensor:
     state = parameter._version, parameter.data_ptr()
     known = _HALF.get(parameter)
     if known is None or known[0] != state:
-        known = _HALF[parameter] = state, parameter.detach().bfloat16()
+        half = parameter.detach().bfloat16()
+        if half.dim() == 2:
+            half = torch.ops.mkldnn._reorder_linear_weight(half)
+        known = _HALF[parameter] = state, half
     return known[1]

@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint as recompute
 from transformers.audio_utils import mel_filter_bank
 
+from haf_utils.audio import to_float
 from haf_utils.checkpoints import CheckpointError, read_state
 from haf_utils.profiles import PasstConfig
 from haf_utils.torchvision_operators import provide_operators
@@ -76,7 +77,7 @@ def _window_and_filters(device: torch.device) -> tuple[torch.Tensor, torch.Tenso
 
 
 def log_mel(waveforms: torch.Tensor) -> torch.Tensor:
-    """Waveforms (B, samples) at 32 kHz, nominally in [-1, 1] -> log-mel (B, 128, frames), as PaSST's at evaluation.
+    """Waveforms (B, samples) at 32 kHz, in [-1, 1] or int16 -> log-mel (B, 128, frames), as PaSST's at evaluation.
 
     frames = (samples - 1) // 320 + 1, of 10 ms; values in about [-1.4, 2]. Always float32, on the waveforms' device.
     Each clip by itself: nothing depends on the batch. Raises ValueError unless (B, samples), samples >= 514.
@@ -87,13 +88,14 @@ def log_mel(waveforms: torch.Tensor) -> torch.Tensor:
         )
     with torch.autocast(waveforms.device.type, enabled=False):
         if waveforms.device.type != "cpu":
-            return _log_mel(waveforms.float())
+            return _log_mel(waveforms)
         # Clip by clip, what lies between waveform and mel stays in the cache: several times faster.
-        return torch.cat([_log_mel(clip) for clip in waveforms.float().split(1)])
+        return torch.cat([_log_mel(clip) for clip in waveforms.split(1)])
 
 
 def _log_mel(waveforms: torch.Tensor) -> torch.Tensor:
     window, filters = _window_and_filters(waveforms.device)
+    waveforms = to_float(waveforms) if waveforms.dtype == torch.int16 else waveforms.float()
     emphasised = waveforms[:, 1:] - PRE_EMPHASIS * waveforms[:, :-1]
     spectrum = torch.stft(emphasised, N_FFT, HOP, WINDOW, window=window, center=True, return_complex=True)
     power = spectrum.real.square() + spectrum.imag.square()
@@ -127,7 +129,7 @@ class PasstNetwork(nn.Module):
         self.recompute_activations = False  # True: less memory in training, for a third more work
 
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """Waveforms (B, window_samples) at 32 kHz in [-1, 1] -> embeddings (B, dim), float32, not normalised.
+        """Waveforms (B, window_samples) at 32 kHz, in [-1, 1] or int16 -> embeddings (B, dim), float32, not normalised.
 
         A longer clip is heard through windows, a shorter one is repeated (`audio.windows`, `audio.random_window`).
         Raises ValueError for another length.

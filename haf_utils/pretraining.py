@@ -240,7 +240,7 @@ def _batch(clap: Clap, table: pd.DataFrame, stores: Mapping, rows: np.ndarray, s
 
 def _loss(fabric, network, bare, batch, device: torch.device) -> torch.Tensor:
     waveforms, tokens, groups = batch
-    waveforms = waveforms.to(device, non_blocking=True).float() / 32767.0
+    waveforms = waveforms.to(device, non_blocking=True)
     ids, mask = (tokens[key].to(device, non_blocking=True) for key in ("input_ids", "attention_mask"))
     audio, text = network(waveforms, ids, mask, augment=True)
     groups = groups.to(device)

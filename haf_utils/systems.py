@@ -173,7 +173,7 @@ class LiveInputs:
     def embed_audio(self, system: System, batch: Batch) -> torch.Tensor:
         """(B, E): the windows' embeddings averaged over each clip, and of length 1 again for CLAP."""
         with self.autocast():
-            each = system.backbone.embed_audio(batch.windows.to(self.device, non_blocking=True).float() / 32767.0)
+            each = system.backbone.embed_audio(batch.windows.to(self.device, non_blocking=True))
         sums = each.new_zeros((len(batch.presence), each.shape[1]), dtype=torch.float32)
         owner = batch.clip.to(self.device)
         mean = sums.index_add(0, owner, each.float()) / torch.bincount(owner, minlength=len(sums))[:, None]
