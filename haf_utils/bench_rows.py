@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from haf_utils import bench_alternatives as alternatives
-from haf_utils.audio import prepare, windows
+from haf_utils.audio import prepare, to_float, windows
 from haf_utils.captions import freesound_text
 from haf_utils.clap import Clap, ClapNetwork
 from haf_utils.config import FinetuneConfig, resolve
@@ -310,7 +310,7 @@ def joint_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
         for precision in ("fp32", "bf16")
     }
     padded = alternatives.padded_tokens(clap.tokenizer, texts)
-    waveforms = [{"waveform": torch.from_numpy(c[0].astype(np.float32) / np.float32(32767))} for c in cut]
+    waveforms = [{"waveform": torch.from_numpy(to_float(c[0]))} for c in cut]
     optimiser = torch.optim.Adam(system.parameters(), lr=1e-6, fused=True)
 
     def ours(precision: str) -> torch.Tensor:

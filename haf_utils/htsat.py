@@ -3,8 +3,8 @@
 HTSAT is a Swin transformer: its blocks attend inside windows of 8 × 8 tokens, and every other block shifts the windows
 by half. laion-clap rolls and cuts the image into windows and puts it together again in every block. But all else in a
 block acts on each token alone, so here the tokens simply stay in the order of the windows, and one gather takes them
-to the next block's. In inference, attention runs in one fused kernel, and on a CPU image by image where the cache asks
-for it.
+to the next block's. In inference, attention runs in PyTorch's fused kernel, or in bf16 on a CPU by way of
+`bf16_kernels`, and a CPU goes image by image where the cache asks for it.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _bias(block: nn.Module, kind: str, precision: torch.dtype) -> torch.Tensor:
     bias = attention.relative_position_bias_table[attention.relative_position_index.view(-1)]
     bias = bias.view(1, inside, inside, attention.num_heads).permute(0, 3, 1, 2)
     bias = bias if block.attn_mask is None else bias + block.attn_mask[:, None]
-    if _kernel(kind, precision) is _columns:
+    if _fastest(kind, precision) is _columns:
         return bias.transpose(-2, -1).float().contiguous()
     return bias.to(precision).contiguous()
 
@@ -93,8 +93,8 @@ def _block(block: nn.Module, x: torch.Tensor, bias: torch.Tensor) -> torch.Tenso
 
 def _add_norm(x: torch.Tensor, change: torch.Tensor | None, norm: nn.LayerNorm) -> tuple[torch.Tensor, torch.Tensor]:
     """x + change and its layer norm."""
-    if x.dtype == torch.float32 and _kernels(x.device.type, _precision(x)):
-        from haf_utils.bf16_kernels import add_norm_  # here, for numba takes a second
+    if x.dtype == torch.float32 and _compiled(x.device.type, _precision(x)):
+        from haf_utils.bf16_kernels import add_norm_  # here: only this way needs numba, which is slow to import
 
         return x, add_norm_(x, change, norm)
     x = x if change is None else _add(x, change)
@@ -113,7 +113,7 @@ def _attention(block: nn.Module, x: torch.Tensor, bias: torch.Tensor) -> torch.T
     count = length // inside  # windows an image
     qkv = linear(attention.qkv, x).view(batch * count, inside, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
     dropout = attention.attn_drop.p if block.training else 0.0
-    x = _kernel(qkv.device.type, qkv.dtype)(*qkv, bias, dropout, attention.scale)
+    x = _fastest(qkv.device.type, qkv.dtype)(*qkv, bias, dropout, attention.scale)
     return attention.proj_drop(linear(attention.proj, x.transpose(1, 2).reshape(batch, length, width)))
 
 
@@ -123,18 +123,18 @@ def _precision(x: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-def _kernels(kind: str, precision: torch.dtype) -> bool:
-    """Whether `bf16_kernels` can do what is between the products."""
+def _compiled(kind: str, precision: torch.dtype) -> bool:
+    """Whether `bf16_kernels` do what is between the products."""
     return kind == "cpu" and precision == torch.bfloat16 and not torch.is_grad_enabled()
 
 
-def _kernel(kind: str, precision: torch.dtype) -> Callable:
-    """The fastest attention there is: (B · windows, heads, N, D) of queries, keys, values -> the same (measured)."""
+def _fastest(kind: str, precision: torch.dtype) -> Callable:
+    """The attention measured to be fastest: (B · windows, heads, N, D) of queries, keys, values -> the same."""
     if kind == "cuda":
         return _fused
     if torch.is_grad_enabled():  # on a CPU the fused one has no gradient for the bias
         return _plain
-    return _columns if _kernels(kind, precision) else _fused
+    return _columns if _compiled(kind, precision) else _fused
 
 
 def _plain(query, key, value, bias: torch.Tensor, dropout: float, scale: float) -> torch.Tensor:
@@ -146,7 +146,7 @@ def _plain(query, key, value, bias: torch.Tensor, dropout: float, scale: float) 
 
 def _columns(query, key, value, bias: torch.Tensor, dropout: float, scale: float) -> torch.Tensor:
     """Attention in bf16 without gradients; a query's scores stand in a column."""
-    from haf_utils.bf16_kernels import softmax_columns_  # here, for numba takes a second
+    from haf_utils.bf16_kernels import softmax_columns_  # here, as in `_add_norm`
 
     batch = len(query)
     query, key, value = (each.contiguous().flatten(0, 1) for each in (query, key, value))

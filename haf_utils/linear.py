@@ -82,7 +82,8 @@ class _Product(torch.autograd.Function):
 
 def _half(parameter: torch.Tensor) -> torch.Tensor:
     """A parameter in bf16, made once for as long as it lives and stays as it is: for a batch of texts, that costs as
-    much as a sixth of the forward pass. (Autocast keeps it for one batch only.)"""
+    much as a sixth of the forward pass. (Autocast keeps it for one batch only.) Matrices in the blocks that oneDNN
+    multiplies, which it else makes for every product (measured: 5 % of one)."""
     if parameter.is_inference():  # has no version
         return parameter.bfloat16()
     state = parameter._version, parameter.data_ptr()

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from haf_utils.audio import to_float
 from haf_utils.plots import CLASS_COLOURS, COLOURS, colour_labels
 from haf_utils.plots_data import FLOOR, HIGH, LOW, log_mel
 from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS
@@ -177,7 +178,7 @@ def diversity_and_gain(disagreement: pd.DataFrame, overlap: pd.DataFrame, pairs:
 
 def spectrogram(axes: Axes, samples: np.ndarray, rate: int, title: str = "") -> None:
     """Log-mel of samples (n,) at `rate` Hz on `axes`, in dB below its loudest point."""
-    mel = log_mel(samples.astype(np.float32) / 32767, rate)
+    mel = log_mel(to_float(samples), rate)
     extent = (0, len(samples) / rate, 0, 1)
     axes.imshow(
         mel, cmap="magma", vmin=FLOOR, vmax=0, origin="lower", aspect="auto", extent=extent, interpolation="nearest"

@@ -42,7 +42,8 @@ class System(nn.Module):
 
 
 class ClapBackbone(nn.Module):
-    """A CLAP network as backbone: waveforms (B, samples) in [-1, 1] and tokens -> embeddings (B, 512) of length 1."""
+    """A CLAP network as backbone: waveforms (B, samples), int16 or in [-1, 1], and tokens -> embeddings (B, 512) of
+    length 1."""
 
     normalised = True
 
