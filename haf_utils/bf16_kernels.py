@@ -16,37 +16,39 @@ from numba import njit
 from numpy import float32, int32, uint16, uint32
 from numpy.polynomial import Chebyshev, Polynomial
 
-__all__ = ["add_norm_", "softmax_columns_"]
+__all__ = ["add_norm", "softmax_columns_"]
 
 _LOG2_E = float32(math.log2(math.e))
 # Of the polynomial that is 2 ** x at the five Chebyshev points of [0, 1].
 _C0, _C1, _C2, _C3, _C4 = Chebyshev.interpolate(np.exp2, 4, domain=[0, 1]).convert(kind=Polynomial).coef.astype(float32)
 
 
-def softmax_columns_(scores: torch.Tensor, bias: torch.Tensor, scale: float) -> torch.Tensor:
-    """softmax(scale · scores + bias) down the columns, in place of `scores` and returned: each column adds up to 1.
+def softmax_columns_(scores: torch.Tensor, of_head: torch.Tensor, of_window: torch.Tensor, scale: float):
+    """softmax(scale · scores + of_head + of_window) down the columns, in place of `scores` and returned: each column
+    adds up to 1.
 
-    scores (M, N, N) in bf16 and bias (B, N, N) in fp32, contiguous on the CPU; matrix m gets bias m mod B. All between
-    is fp32, the result is rounded once.
+    scores (images · windows · heads, N, N) in bf16, of_head (heads, N, N) and of_window (windows, N, N) in fp32,
+    contiguous on the CPU. All between is fp32, the result is rounded once.
     """
-    _softmax(scores.view(torch.uint16).numpy(), bias.numpy(), float32(scale))
+    _softmax(scores.view(torch.uint16).numpy(), of_head.numpy(), of_window.numpy(), float32(scale))
     return scores
 
 
-def add_norm_(x: torch.Tensor, change: torch.Tensor | None, norm: torch.nn.LayerNorm) -> torch.Tensor:
-    """The layer norm (..., C), in bf16, of x + change; the sum takes the place of x. All between is fp32.
+def add_norm(
+    x: torch.Tensor, change: torch.Tensor | None, order: torch.Tensor | None, norm: torch.nn.LayerNorm
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(x + change)[:, order] and its layer norm in bf16, both (B, L, C). All between is fp32. (The sum does not take
+    the place of x: then the compiler would have to go number by number, twice as slow.)
 
-    x (..., C) in fp32 and change in bf16, contiguous on the CPU.
+    x (B, L, C) in fp32, change the same in bf16, order (L,) in int64, contiguous on the CPU.
     """
-    normed = torch.empty_like(x, dtype=torch.bfloat16)
+    total, normed = torch.empty_like(x), torch.empty_like(x, dtype=torch.bfloat16)
     weight, bias = norm.weight.detach().numpy(), norm.bias.detach().numpy()
-    added = None if change is None else _rows(change.view(torch.uint16))
-    _add_norm(_rows(x), added, weight, bias, float32(norm.eps), _rows(normed.view(torch.uint16)))
-    return normed
-
-
-def _rows(x: torch.Tensor) -> np.ndarray:
-    return x.view(-1, x.shape[-1]).numpy()
+    added = None if change is None else change.view(torch.uint16).numpy()
+    places = None if order is None else order.numpy()
+    halves = normed.view(torch.uint16).numpy()
+    _add_norm(x.numpy(), added, places, weight, bias, float32(norm.eps), total.numpy(), halves)
+    return total, normed
 
 
 # bf16 is the upper half of fp32. Every step says its type, for numba would go on in 64 bits and half as fast.
@@ -74,16 +76,17 @@ def _power_of_two(x):
 
 
 @njit(nogil=True, fastmath=True, error_model="numpy")
-def _softmax(scores, bias, scale):
-    n = scores.shape[1]
+def _softmax(scores, of_head, of_window, scale):
+    n, heads = scores.shape[1], len(of_head)
     values = np.empty((n, n), float32)
     largest, total = np.empty(n, float32), np.empty(n, float32)
     for matrix in range(len(scores)):
-        added = matrix % len(bias)
+        head, window = matrix % heads, matrix // heads % len(of_window)
         largest[:], total[:] = float32(-3e38), float32(0)
         for row in range(n):
             for column in range(n):
-                value = _wide(scores[matrix, row, column]) * scale + bias[added, row, column]
+                value = _wide(scores[matrix, row, column]) * scale
+                value += of_head[head, row, column] + of_window[window, row, column]
                 values[row, column] = value
                 largest[column] = max(largest[column], value)
         for row in range(n):
@@ -100,17 +103,22 @@ def _softmax(scores, bias, scale):
 
 
 @njit(nogil=True, fastmath=True, error_model="numpy")
-def _add_norm(x, change, weight, bias, eps, normed):
-    width = x.shape[1]
-    for row in range(len(x)):
-        mean, variance = float32(0), float32(0)
-        for column in range(width):
-            if change is not None:
-                x[row, column] += _wide(change[row, column])
-            mean += x[row, column]
-        mean /= float32(width)
-        for column in range(width):
-            variance += (x[row, column] - mean) * (x[row, column] - mean)
-        scale = float32(1) / np.sqrt(variance / float32(width) + eps)
-        for column in range(width):
-            normed[row, column] = _half((x[row, column] - mean) * scale * weight[column] + bias[column])
+def _add_norm(x, change, order, weight, bias, eps, total, normed):
+    width = x.shape[2]
+    for image in range(x.shape[0]):
+        for row in range(x.shape[1]):
+            place = row if order is None else order[row]
+            mean, variance = float32(0), float32(0)
+            for column in range(width):
+                value = x[image, place, column]
+                if change is not None:
+                    value += _wide(change[image, place, column])
+                total[image, row, column] = value
+                mean += value
+            mean /= float32(width)
+            for column in range(width):
+                variance += (total[image, row, column] - mean) * (total[image, row, column] - mean)
+            scale = float32(1) / np.sqrt(variance / float32(width) + eps)
+            for column in range(width):
+                value = (total[image, row, column] - mean) * scale * weight[column] + bias[column]
+                normed[image, row, column] = _half(value)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from haf_utils.bf16_kernels import add_norm_, softmax_columns_
+from haf_utils.bf16_kernels import add_norm, softmax_columns_
 from haf_utils.htsat import _columns, _plain
 
 ROUNDING = 2**-8  # of a value, the most that bf16 rounds away
@@ -24,51 +24,69 @@ def close(found, expected):
 
 
 @settings(max_examples=30, deadline=None)
-@given(seeds, st.integers(1, 3), st.integers(1, 4), st.integers(1, 70), st.floats(0.01, 3), st.floats(0.1, 40))
-def test_softmax_is_pytorchs_down_the_columns(seed, biases, times, n, scale, spread):
-    scores = normal(seed, biases * times, n, n, spread=spread).bfloat16()
-    bias = normal(seed + 1, biases, n, n)
-    bias[normal(seed + 2, biases, n, n) > 1] = -100.0  # as HTSAT hides what is no neighbour
-    expected = (scores.float() * scale + bias.repeat(times, 1, 1)).softmax(1)
-    found = softmax_columns_(scores, bias, scale)
+@given(
+    seeds,
+    st.tuples(st.integers(1, 2), st.integers(1, 3), st.integers(1, 3)),
+    st.integers(1, 70),
+    st.floats(0.01, 3),
+    st.floats(0.1, 40),
+)
+def test_softmax_is_pytorchs_down_the_columns(seed, sizes, n, scale, spread):
+    images, windows, heads = sizes
+    scores = normal(seed, images * windows * heads, n, n, spread=spread).bfloat16()
+    of_head, of_window = normal(seed + 1, heads, n, n), torch.zeros(windows, n, n)
+    of_window[normal(seed + 2, windows, n, n) > 1] = -100.0  # as HTSAT hides what is no neighbour
+    added = (of_window[:, None] + of_head).flatten(0, 1).repeat(images, 1, 1)
+    expected = (scores.float() * scale + added).softmax(1)
+    found = softmax_columns_(scores, of_head, of_window, scale)
     assert found.data_ptr() == scores.data_ptr()
     close(found, expected)
 
 
 def test_softmax_of_extremes():
-    far = torch.tensor([[3e38, -3e38], [0.0, 0.0]]).bfloat16()[None]
-    close(softmax_columns_(far, torch.zeros(1, 2, 2), 0.5), torch.eye(2)[None])
+    far, nothing = torch.tensor([[3e38, -3e38], [0.0, 0.0]]).bfloat16()[None], torch.zeros(1, 64, 64)
+    close(softmax_columns_(far, nothing[:, :2, :2], nothing[:, :2, :2], 0.5), torch.eye(2)[None])
     same = torch.full((1, 64, 64), -7.0).bfloat16()
-    assert (softmax_columns_(same, torch.full((1, 64, 64), 300.0), 1.0) == 1 / 64).all()
+    assert (softmax_columns_(same, nothing + 300.0, nothing, 1.0) == 1 / 64).all()
 
 
 @settings(max_examples=30, deadline=None)
-@given(seeds, st.integers(1, 5), st.integers(2, 100), st.floats(0.1, 100), st.floats(-3, 3), st.booleans())
-def test_norm_of_a_sum_is_pytorchs(seed, rows, width, spread, centre, changed):
+@given(
+    seeds,
+    st.integers(1, 5),
+    st.integers(2, 100),
+    st.floats(0.1, 100),
+    st.floats(-3, 3),
+    st.booleans(),
+    st.booleans(),
+)
+def test_norm_of_a_sum_is_pytorchs(seed, rows, width, spread, centre, changed, ordered):
     norm = nn.LayerNorm(width)
     norm.weight.data, norm.bias.data = normal(seed + 1, width), normal(seed + 2, width)
     x = normal(seed, 2, rows, width, spread=spread) + centre
     change = normal(seed + 3, 2, rows, width).bfloat16() if changed else None
-    total = x + change if changed else x.clone()
+    order = torch.randperm(rows, generator=torch.Generator().manual_seed(seed)) if ordered else None
+    expected = x + change if changed else x.clone()
+    expected = expected[:, order] if ordered else expected
+    total, found = add_norm(x, change, order, norm)
+    assert torch.equal(total, expected)
     with torch.no_grad():
-        expected = norm(total)
-    found = add_norm_(x, change, norm)
-    assert torch.equal(x, total)
-    torch.testing.assert_close(found.float(), expected, rtol=ROUNDING * 1.01, atol=1e-4)
+        torch.testing.assert_close(found.float(), norm(expected), rtol=ROUNDING * 1.01, atol=1e-4)
 
 
 def test_norm_rounds_to_the_nearest():
     x = normal(0, 4096, 64)
     expected = F.layer_norm(x, (64,)).bfloat16()
-    found = add_norm_(x, None, nn.LayerNorm(64))
-    assert (found == expected).float().mean() > 0.999  # else the last bit of fp32 decided
+    _, found = add_norm(x[None], None, None, nn.LayerNorm(64))
+    assert (found[0] == expected).float().mean() > 0.999  # else the last bit of fp32 decided
 
 
-@pytest.mark.parametrize("windows", [1, 3])  # one bias for all windows, or one for each of an image
+@pytest.mark.parametrize("windows", [1, 3])  # all alike, or each with neighbours of its own
 @torch.no_grad()
 def test_attention_in_columns_is_attention(windows):
     query, key, value = normal(0, 3, 6, 2, 16, 8).bfloat16()
-    bias = normal(1, windows, 2, 16, 16)
-    expected = _plain(query.float(), key.float(), value.float(), bias, 0.0, 0.3)
-    found = _columns(query, key, value, bias.transpose(-2, -1).contiguous(), 0.0, 0.3)
+    of_head, of_window = normal(1, 2, 16, 16), normal(2, windows, 16, 16)
+    expected = _plain(query.float(), key.float(), value.float(), of_window[:, None] + of_head, 0.0, 0.3)
+    queries_last = of_head.mT.contiguous(), of_window.mT.contiguous()
+    found = _columns(query, key, value, queries_last, 0.0, 0.3)
     assert (found - expected).norm() < 0.01 * expected.norm()

@@ -127,12 +127,13 @@ def test_linear_is_the_layer_itself(gelu, bias):
     assert layer.weight.grad.norm() > 0
 
 
-def test_bf16_follows_weights_that_change():
-    """Weights in bf16 are kept from call to call, and never longer than they are true."""
+@pytest.mark.parametrize("dtype, error", [(torch.bfloat16, 0.02), (torch.float32, 1e-6)])
+def test_inference_follows_weights_that_change(dtype, error):
+    """Weights are kept from call to call in what oneDNN multiplies fastest, and never longer than they are true."""
     layer, x = nn.Linear(16, 32), torch.randn(4, 16)
 
-    def found(gelu=False):
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    def found(gelu=False, dtype=dtype):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             return linear(layer, x, gelu)
 
     for change in (
@@ -144,16 +145,20 @@ def test_bf16_follows_weights_that_change():
         lambda: setattr(layer, "weight", nn.Parameter(torch.randn(32, 16))),
     ):
         change()
-        expected = F.linear(x.bfloat16(), layer.weight.bfloat16(), layer.bias.bfloat16())
-        assert found().dtype == torch.bfloat16
-        assert (found() - expected).abs().max() <= 0.02 * expected.abs().max()
-        assert (found(gelu=True) - F.gelu(expected)).abs().max() <= 0.02 * expected.abs().max()
+        expected = F.linear(x.to(dtype), layer.weight.to(dtype), layer.bias.to(dtype))
+        assert found().dtype == dtype
+        assert (found() - expected).abs().max() <= error * expected.abs().max()
+        assert (found(gelu=True) - F.gelu(expected)).abs().max() <= error * expected.abs().max()
+        for other in (torch.float32, torch.bfloat16):  # one does not take the other's place
+            assert found(dtype=other).dtype == other
 
 
-def test_weights_in_bf16_go_with_the_layer():
+def test_what_is_kept_of_weights_goes_with_the_layer():
     layer = nn.Linear(16, 32)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+    with torch.inference_mode():
         linear(layer, torch.randn(4, 16))
+        with torch.autocast("cpu", torch.bfloat16):
+            linear(layer, torch.randn(4, 16))
     kept = weakref.ref(layer.weight)
     del layer
     gc.collect()
