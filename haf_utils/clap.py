@@ -141,10 +141,10 @@ class ClapNetwork(nn.Module):
         """
         with torch.autocast(waveforms.device.type, enabled=False):
             if waveforms.device.type != "cpu":
-                return self._log_mel(waveforms, waveforms.shape[1])
+                return self._log_mel(waveforms, at_once=waveforms.shape[1])  # more than there are frames
             # Clip by clip, and a quarter of one at a time, what lies between waveform and mel stays in the cache:
             # several times faster.
-            return torch.cat([self._log_mel(clip, 256) for clip in waveforms.split(1)])
+            return torch.cat([self._log_mel(clip, at_once=256) for clip in waveforms.split(1)])
 
     def _log_mel(self, waveforms: torch.Tensor, at_once: int) -> torch.Tensor:
         audio = self.config.audio

@@ -250,7 +250,12 @@ def _top_three(row: pd.Series) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line. Returns 0; 1 where some recordings could not be classified; 2 for what is wrongly asked."""
-    parser = argparse.ArgumentParser(prog="python -m haf_utils.predict", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m haf_utils.predict",
+        description=__doc__.splitlines()[0],
+        epilog="Example: python -m haf_utils.predict runs/embedded-mini/haf-joint_* ~/recordings --out classes.csv "
+        "(a run of `make run`; a run folder is one with a config.json)",
+    )
     parser.add_argument("run", metavar="RUN", help="run folder; those that follow it are averaged with it")
     parser.add_argument("audio", nargs="+", metavar="PATH", help="sound files, or folders of them")
     parser.add_argument("--metadata", metavar="CSV", help="titles, tags, descriptions, keyed by sound_id, id or file")
