@@ -53,13 +53,22 @@ def publish_notebook(source: Path, executed: Path) -> None:
     notebook.metadata = {
         name: notebook.metadata[name] for name in ("kernelspec", "language_info") if name in notebook.metadata
     }
-    text = nbformat.writes(notebook) + "\n"
+    text = _without_chance(nbformat.writes(notebook)) + "\n"
     home = re.search(rf"({re.escape(str(REPOSITORY))}|{re.escape(str(Path.home()))}/|/tmp/)[^\"\\ ]*", text)
     if home:
         raise PublishError(f"{source.name} shows a path of this machine: {home[0]}")
     if len(text) > _LIMIT:
         raise PublishError(f"{source.name} would have {len(text) / 1e6:.1f} MB: draw its figures smaller")
     write_beside(source, lambda path: path.write_text(text, "utf-8"))
+
+
+def _without_chance(text: str) -> str:
+    """Without what differs from run to run: addresses of objects, and the names that pandas draws for its tables."""
+    text = re.sub(r" at 0x[0-9a-f]+>", ">", text)
+    drawn = dict.fromkeys(re.findall(r"\bT_[0-9a-f]{5}(?=[_\\ ])", text))
+    for number, name in enumerate(drawn):
+        text = text.replace(name, f"T_table{number}")
+    return text
 
 
 def with_table(text: str, table: pd.DataFrame, name: str, note: str = "") -> str:

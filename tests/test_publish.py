@@ -1,6 +1,7 @@
 """Publishing keeps a notebook's own cells and takes the outputs."""
 
 import nbformat
+import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
@@ -38,6 +39,22 @@ def test_outputs_are_taken_and_cells_numbered(pair):
     assert [cell.execution_count for cell in published.cells if cell.cell_type == "code"] == [1, 2]
     assert published.cells[2].outputs[0].text == "1\n"
     assert "papermill" not in published.metadata
+
+
+def test_the_same_outputs_publish_as_the_same_bytes(pair):
+    """pandas names every styled table at random, and its text is an address."""
+    source, run, executed = pair
+    published = []
+    for _ in range(2):
+        tables = [pd.DataFrame({"a": [1], "b": [number]}).style for number in range(2)]
+        run.cells[3].outputs = [
+            new_output("display_data", {"text/html": table.to_html(), "text/plain": repr(table)}) for table in tables
+        ]
+        nbformat.write(run, executed)
+        publish_notebook(source, executed)
+        published.append(source.read_text("utf-8"))
+    assert published[0] == published[1]
+    assert "T_table0_row0_col0" in published[0] and "T_table1_row0_col0" in published[0]
 
 
 @pytest.mark.parametrize(
