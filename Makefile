@@ -24,6 +24,7 @@ help:  ## list the targets
 	@echo "make run [DATA=folder in BSD10k layout] [EXTRA=BSD35k-CS] [EVALUATION=evaluation set]"
 	@echo "         [FSD50K=folder] [NSYNTH=folder of nsynth-<split> folders]"
 	@echo "         [PROFILE=mini|full] [DEVICE=cpu|cuda] [RUNS=runs] [SCRATCH=folder for audio stores]"
+	@echo "make bench [QUICK=1] [RUNS=runs] [ARGS=\"--stages\" …]"
 
 $(VENV)/.installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in [(3, 11), (3, 12)] else f"Python 3.11 or 3.12 is needed, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=python3.11 …")'
@@ -53,7 +54,7 @@ figures:  ## publish figures and notebook outputs of the embedded run, three see
 	@$(BIN)/python -m haf_utils.publish --runs "$(RUNS)"
 
 bench: install  ## measure the speed against the alternatives (QUICK=1: about a minute, rough)
-	@$(BIN)/python -m haf_utils.bench $(if $(QUICK),--quick) $(ARGS)
+	@$(BIN)/python -m haf_utils.bench --runs "$(RUNS)" $(if $(QUICK),--quick) $(ARGS)
 
 lint: install  ## ruff, for code and notebooks
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

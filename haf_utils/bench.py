@@ -3,8 +3,8 @@
     python -m haf_utils.bench [--quick] [--only audio,text,…] [--audio FOLDER] [--growth] [--stages] [--publish]
 
 Every row is a ratio of two things measured alternately in the same process: the median over rounds, with the range.
-The table, the machine and all seconds go to `<runs>/bench/bench.json`, the figure beside it; `--publish` copies the
-figures and tables into figures/ and the ratios into README.md.
+The table, the machine and all seconds go to `<runs>/bench/bench.json`, the figure beside it (of a quick run or of some
+rows, to `<runs>/bench/partial/`); `--publish` copies figures and tables into figures/ and the ratios into README.md.
 """
 
 from __future__ import annotations
@@ -114,8 +114,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--stages", action="store_true", help="only where the time of the last `make run` went")
     parser.add_argument("--publish", action="store_true", help="copy figures and tables into figures/ and README.md")
     given = parser.parse_args(arguments)
-    runs = Path(given.runs or REPOSITORY / "runs")
-    folder = runs / "bench"
+    runs, partial = Path(given.runs or REPOSITORY / "runs"), given.quick or given.only != ""
+    folder = runs / "bench" / "partial" if partial else runs / "bench"
+    if given.stages and (partial or given.audio or given.growth or given.publish):
+        print("error: --stages measures nothing: it goes with --runs alone", file=sys.stderr)
+        return 2
+    if given.publish and partial:
+        print("error: --publish takes a whole run, without --quick and --only", file=sys.stderr)
+        return 2
     if given.stages:
         return _print_stages(runs / "embedded-mini" / "notebooks")
     wanted = [name.strip() for name in given.only.split(",") if name.strip()] or list(ROWS)
@@ -130,6 +136,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     about = machine()
     print(", ".join(f"{name} {value}" for name, value in about.items()))
+    if about["load before"] > 0.5:
+        print(f"other work runs on these cores (load {about['load before']}): do not trust the ratios", file=sys.stderr)
     rows = []
     # Of the alternatives: old names that laion-clap imports, and four workers where there are fewer cores.
     for message in ("torch.meshgrid", "This DataLoader will create", "Importing from timm.models"):
@@ -152,6 +160,7 @@ def main(arguments: list[str] | None = None) -> int:
     write_beside(folder / "bench.csv", lambda path: shown.to_csv(path, index=False))
     plots.style()
     plots.save(ratio_figure(rows, about), folder, "bench")
+    print(f"table and figure in {folder}")
     if given.growth:
         grown = growth()
         print(grown.to_string(index=False))
@@ -203,4 +212,4 @@ if __name__ == "__main__":
     try:
         sys.exit(main())
     except KeyboardInterrupt:
-        sys.exit("interrupted: nothing was written")
+        sys.exit("\ninterrupted: nothing was written")

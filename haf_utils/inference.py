@@ -30,7 +30,9 @@ def average_probabilities(list_of_probabilities: Sequence[np.ndarray], weights=N
     stack = np.asarray(list_of_probabilities, dtype=np.float64)
     weights = np.ones(len(stack)) if weights is None else np.asarray(weights, dtype=np.float64)
     if weights.shape != (len(stack),) or (weights < 0).any() or not weights.sum() > 0:
-        raise ValueError(f"weights must be {len(stack)} values >= 0 with a positive sum, got {weights.tolist()}")
+        raise ValueError(
+            f"weights must be one a model, {len(stack)} in all, at least 0 and not all 0, got {weights.tolist()}"
+        )
     return np.tensordot(weights / weights.sum(), stack, axes=1)
 
 

@@ -40,7 +40,8 @@ def forest(groups: Mapping[str, pd.DataFrame], title: str = "", label: str = "di
             colour = (_UP if low > 0 else _DOWN) if told else _OPEN
             axes.plot([low, high], [place, place], color=colour, lw=2.2 if told else 1.4, solid_capstyle="butt")
             axes.plot(estimate, place, "o", ms=6, mec=colour, mfc=colour if told else "white")
-            write(place, f"{estimate:+5.1f}  [{low:+.1f}, {high:+.1f}]", 8, family="monospace")
+            digits = 2 if 0 < min(abs(low), abs(high)) < 0.05 else 1  # so that no end is shown as zero
+            write(place, f"{estimate:+5.1f}  [{low:+.{digits}f}, {high:+.{digits}f}]", 8, family="monospace")
             p_value = "<.001" if row["p_value"] < 0.001 else f"{row['p_value']:.3f}".lstrip("0")
             write(place, p_value, 145, family="monospace")
             ticks.append(place)

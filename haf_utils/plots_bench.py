@@ -32,7 +32,8 @@ def ratio_figure(rows: Sequence[Row], about: dict) -> Figure:
     axes.grid(axis="y", visible=False)
     judged = [row for row in rows if row.target is not None]
     reached = sum(bool(row.reached) for row in judged)
-    figure.suptitle(f"{reached} of {len(judged)} speed targets (strokes) are reached", x=0.01, ha="left", weight="bold")
+    title = f"{reached} of {len(judged)} speed targets (strokes) are reached" if judged else "A rough look at the speed"
+    figure.suptitle(title, x=0.01, ha="left", weight="bold")
     return figure
 
 

@@ -86,18 +86,19 @@ def model_drawing(
 def target_maps(targets: dict[str, np.ndarray], title: str = "") -> Figure:
     """Target distributions side by side, a heat map each: row = class of the clip, column = mass it should give.
 
-    targets: name -> (23, 23), rows sum to 1. Top levels are framed; the colour scale ends at the second largest value,
-    since the mass of the class itself would hide all other.
+    targets: name -> (23, 23), rows sum to 1. Top levels are framed; the colour scale ends above the largest mass that
+    another class gets, since that of the class itself would hide all other.
     """
     figure, axes = plt.subplots(1, len(targets), figsize=(4.1 * len(targets), 4.3), sharey=True, squeeze=False)
     off = ~np.eye(len(CLASSES), dtype=bool)
-    top = max(max(values[off].max() for values in targets.values()), 1e-3)
+    top = 1.6 * max(max(values[off].max() for values in targets.values()), 1e-3)
     for panel, (name, values) in zip(axes[0], targets.items(), strict=True):
         image = panel.imshow(values, cmap="Greys", vmin=0, vmax=top)
         for parent, code in enumerate(TOP_LEVELS):
             inside = np.flatnonzero(parent == PARENT)
             start, size = inside[0] - 0.5, len(inside)
-            panel.add_patch(Rectangle((start, start), size, size, fill=False, lw=2, ec=COLOURS[code]))
+            frame = Rectangle((start, start), size, size, fill=False, lw=2, ec=COLOURS[code], clip_on=False, zorder=3)
+            panel.add_patch(frame)
         inside_mass = np.mean([values[row][PARENT == PARENT[row]].sum() for row in range(len(CLASSES))])
         panel.set_title(name, fontsize=10)
         panel.set_xlabel(f"{100 * inside_mass:.1f} % of the mass under the right parent", fontsize=8)

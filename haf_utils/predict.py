@@ -245,7 +245,12 @@ def read_texts(path: Path | str) -> dict[str, str]:
 
 def _top_three(row: pd.Series) -> str:
     best = row[list(CLASSES)].astype(float).sort_values(ascending=False, kind="stable")[:3]
-    return "   ".join(f"{code:<5} {NAMES[code][:24]:<24} {100 * p:5.1f} %" for code, p in best.items())
+    names = {code: name if len(name) <= 24 else f"{name[:23]}…" for code, name in NAMES.items()}
+    return "   ".join(f"{code:<5} {names[code]:<24} {100 * p:5.1f} %" for code, p in best.items())
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -286,8 +291,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{row['file']}\n    {row['problem'] and 'not classified: ' + row['problem'] or _top_three(row)}")
     if given.out:
         write_beside(given.out, lambda path: table.to_csv(path, index=False, float_format="%.6f"))
-        print(f"{len(table)} recordings in {given.out}")
+        print(f"{_count(len(table), 'row')} in {given.out}")
     lost = int((table["problem"] != "").sum())
+    if len(models) > 1:
+        print(f"the average of {len(models)} runs")
+    if given.metadata:
+        print(f"{given.metadata} has a text for {int(table['text'].sum())} of {_count(len(table), 'recording')}")
     if lost:
         print(f"{lost} of {len(table)} recordings could not be classified", file=sys.stderr)
     return int(lost > 0)

@@ -129,6 +129,13 @@ def load_run(folder: Path | str) -> Run:
         raise RunError(f"there is no run folder {folder}")
     names = ("config.json", "split.csv", "history.csv", "predictions.npz", "metrics.json")
     missing = [name for name in names if not (folder / name).is_file()]
+    if len(missing) == len(names):
+        raise RunError(f"{folder} is no run folder: it has none of {', '.join(names)}")
+    config = None
+    if "config.json" not in missing:
+        config = _read(folder / "config.json", lambda path: json.loads(path.read_text("utf-8")))
+    if missing and config is not None and "digests" not in config:
+        raise RunError(f"{folder} is the checkpoint of a pretraining, no training run: it has no classifier")
     if missing:
         raise RunError(
             f"{folder} is not a finished run, it lacks {', '.join(missing)}: run it again with the same parameters, "
@@ -136,7 +143,7 @@ def load_run(folder: Path | str) -> Run:
         )
     return Run(
         folder=folder,
-        config=_read(folder / "config.json", lambda path: json.loads(path.read_text("utf-8"))),
+        config=config,
         # sound_ids are no numbers, and "NA" may be one
         split=_read(folder / "split.csv", lambda path: pd.read_csv(path, dtype=str, keep_default_na=False)),
         history=_read(folder / "history.csv", pd.read_csv),

@@ -135,7 +135,11 @@ def test_differences_are_told_where_they_are_and_not_where_they_are_not(folder):
     assert table.loc["audio", "seeds"] == 1 and table.loc["again", "seeds"] == 3
     assert (table.loc["again", ["estimate", "low", "high"]] == 0).all() and table.loc["again", "p_value"] == 1
     assert verdict(table.loc["audio"]).startswith("lowers hF: -")
-    assert verdict(table.loc["again"]).startswith("the interval covers zero, this data cannot tell: +0.0 points")
+    assert verdict(table.loc["again"]) == "changes no prediction that counts: hF is the same on every draw of clips"
+    assert verdict(Difference(0.01, -0.01, 0.03)).startswith(
+        "the interval covers zero, this data cannot tell: +1.0 point"
+    )
+    assert verdict(Difference(0.01, 0.0002, 0.03)).endswith("(95 % interval +0.02 to +3.00)")
     assert verdict(Difference(0.02, 0.01, 0.03), "accuracy") == (
         "raises accuracy: +2.0 points (95 % interval +1.0 to +3.0)"
     )

@@ -184,15 +184,26 @@ def test_a_run_writes_table_figure_and_seconds(tmp_path, recordings, capsys, mon
     monkeypatch.setattr(bench, "QUICK", SMALL)
     arguments = ["--quick", "--only", "metrics", "--audio", str(recordings[0]), "--runs", str(tmp_path)]
     assert bench.main(arguments) == 0
-    record = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    folder = tmp_path / "bench" / "partial"  # a quick look does not take the place of a whole run
+    record = json.loads((folder / "bench.json").read_text())
     assert record["machine"]["cores"] >= 1 and len(record["rows"]) == 2
     columns = ["work", "against", "ratio", "spread", "target", "reached", "check"]
-    assert list(pd.read_csv(tmp_path / "bench" / "bench.csv").columns) == columns
-    assert (tmp_path / "bench" / "bench.png").stat().st_size > 1_000
-    assert "bootstrap replicates" in capsys.readouterr().out
+    assert list(pd.read_csv(folder / "bench.csv").columns) == columns
+    assert (folder / "bench.png").stat().st_size > 1_000
+    printed = capsys.readouterr().out
+    assert "bootstrap replicates" in printed and f"table and figure in {folder}" in printed
 
 
-@pytest.mark.parametrize("arguments, said", [(["--only", "speed"], "speed"), (["--audio", "/nowhere"], "/nowhere")])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--only", "speed"], "speed"),
+        (["--audio", "/nowhere"], "/nowhere"),
+        (["--stages", "--only", "speed"], "--stages measures nothing"),
+        (["--quick", "--publish"], "takes a whole run"),
+        (["--only", "metrics", "--publish"], "takes a whole run"),
+    ],
+)
 def test_wrong_arguments_are_named(arguments, said, tmp_path, capsys):
     assert bench.main([*arguments, "--runs", str(tmp_path)]) == 2
     assert said in capsys.readouterr().err

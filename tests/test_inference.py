@@ -73,7 +73,7 @@ def test_average_probabilities():
     [
         ([], None, "no probabilities"),
         ([np.ones((2, 23)), np.ones((3, 23))], None, "differ in shape"),
-        ([np.ones((2, 23))] * 2, [1], "weights must be 2 values"),
+        ([np.ones((2, 23))] * 2, [1], "weights must be one a model, 2 in all"),
         ([np.ones((2, 23))] * 2, [1, -1], "weights"),
         ([np.ones((2, 23))] * 2, [0, 0], "weights"),
         ([np.ones((2, 23))] * 2, [1, np.nan], "weights"),

@@ -94,7 +94,7 @@ def test_an_ensemble_is_the_weighted_mean_of_its_runs(models, texts, work):
     a, b = (classify_files([model], paths, texts)[list(CLASSES)].to_numpy() for model in models)
     both = classify_files(models, paths, texts, weights=[3, 1])[list(CLASSES)].to_numpy()
     np.testing.assert_allclose(both, 0.75 * a + 0.25 * b, atol=1e-6)
-    with pytest.raises(ValueError, match="weights must be 2 values"):
+    with pytest.raises(ValueError, match="weights must be one a model, 2 in all"):
         classify_files(models, paths, texts, weights=[1])
     with pytest.raises(ValueError, match="no model"):
         classify_files([], paths)
@@ -150,6 +150,7 @@ def test_the_command(runs, work, tmp_path, capsys):
     printed = capsys.readouterr()
     assert printed.out.count(" %") == 3 and "not classified: damaged" in printed.out
     assert "1 of 2 recordings could not be classified" in printed.err
+    assert "the average of 2 runs" in printed.out and "has a text for 1 of 2 recordings" in printed.out
     table = pd.read_csv(out, keep_default_na=False)
     assert table["text"].tolist() == [True, False] and float(table["score"][0]) > 0
     assert main(asked) == 2 and "exists" in capsys.readouterr().err
@@ -161,9 +162,9 @@ def test_the_command(runs, work, tmp_path, capsys):
     [
         (["RUN", "RUN"], "nothing to classify"),
         (["RUN", "FOLDER"], "holds no sound file"),
-        (["FOLDER", "x.wav"], "is not a finished run"),
+        (["FOLDER", "x.wav"], "is no run folder"),
         (["RUN", "x.wav", "--views", "-1"], "at least 0"),
-        (["RUN", "x.wav", "--weights", "1", "2"], "weights must be 1 values"),
+        (["RUN", "x.wav", "--weights", "1", "2"], "weights must be one a model, 1 in all"),
         (["RUN", "x.wav", "--metadata", "METADATA"], "needs a column"),
         (["RUN", "x.wav", "--device", "cuda:77"], "cuda"),
     ],

@@ -62,9 +62,14 @@ def test_a_half_written_run_says_what_it_lacks(run, name):
         load_run(run)
 
 
-def test_no_folder_at_all(tmp_path):
+def test_no_folder_at_all_or_one_of_something_else(tmp_path):
     with pytest.raises(RunError, match="there is no run folder"):
         load_run(tmp_path / "nothing")
+    with pytest.raises(RunError, match="is no run folder"):
+        load_run(tmp_path)
+    (tmp_path / "config.json").write_text('{"audio": {}}')  # as `save_clap` leaves one
+    with pytest.raises(RunError, match="checkpoint of a pretraining"):
+        load_run(tmp_path)
 
 
 @pytest.mark.parametrize("keep", [0, 10, 0.5, -1])
