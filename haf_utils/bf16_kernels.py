@@ -44,7 +44,7 @@ def add_norm(
     """
     total, normed = torch.empty_like(x), torch.empty_like(x, dtype=torch.bfloat16)
     weight, bias = norm.weight.detach().numpy(), norm.bias.detach().numpy()
-    added = None if change is None else change.view(torch.uint16).numpy()
+    added = None if change is None else change.bfloat16().view(torch.uint16).numpy()
     places = None if order is None else order.numpy()
     halves = normed.view(torch.uint16).numpy()
     _add_norm(x.numpy(), added, places, weight, bias, float32(norm.eps), total.numpy(), halves)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils.flop_counter import register_flop_formula
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -29,6 +30,8 @@ _AVAILABLE = (
     and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 )
 _PACKED: WeakIdKeyDictionary = WeakIdKeyDictionary()  # parameter -> {type: (its state, its values for oneDNN)}
+# A parameter counts what changes it in place; fused optimisers on a CPU change it uncounted.
+register_optimizer_step_post_hook(lambda *_: _PACKED.clear())
 
 
 def linear(layer: nn.Linear, x: torch.Tensor, gelu: bool = False) -> torch.Tensor:

@@ -136,9 +136,16 @@ def test_inference_follows_weights_that_change(dtype, error):
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             return linear(layer, x, gelu)
 
+    def train(**options):
+        F.linear(x, layer.weight, layer.bias).sum().backward()
+        torch.optim.Adam(layer.parameters(), lr=0.1, **options).step()
+
     for change in (
         lambda: None,
         lambda: None,
+        lambda: train(),
+        lambda: train(fused=True),
+        lambda: torch._foreach_lerp_([layer.weight.detach()], [torch.randn(32, 16)], 0.5),  # as `ema` does
         lambda: nn.init.normal_(layer.weight),
         lambda: layer.load_state_dict({name: 2 * value for name, value in layer.state_dict().items()}),
         lambda: setattr(layer.weight, "data", torch.randn(32, 16)),
