@@ -87,7 +87,8 @@ def _packed(parameter: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """A parameter in this type, matrices in the blocks that oneDNN multiplies, which it else makes for every product
     (measured: 4 % of one in fp32, 5 % in bf16). Made once for as long as the parameter lives and stays as it is: for a
     batch of texts, bf16 alone costs as much as a sixth of the forward pass, and autocast keeps it for one batch only.
-    The price is memory: as much again as the weights have, or half of it in bf16."""
+    The price is memory: as much again as the weights have, or half of it in bf16. What writes into `parameter.data`
+    is not noticed: change weights in place, or by an optimiser."""
     if parameter.is_inference():  # has no version
         return parameter.to(dtype)
     state, known = (parameter._version, parameter.data_ptr()), _PACKED.setdefault(parameter, {})
