@@ -141,18 +141,19 @@ class ClapNetwork(nn.Module):
         """
         with torch.autocast(waveforms.device.type, enabled=False):
             if waveforms.device.type != "cpu":
-                return self._log_mel(waveforms, at_once=waveforms.shape[1])  # more than there are frames
-            # Clip by clip, and a quarter of one at a time, what lies between waveform and mel stays in the cache:
-            # several times faster.
-            return torch.cat([self._log_mel(clip, at_once=256) for clip in waveforms.split(1)])
+                return self._log_mel(waveforms)
+            # Clip by clip, 256 frames at a time, what lies between waveform and mel stays in the cache: several times
+            # faster.
+            return torch.cat([self._log_mel(clip, 256) for clip in waveforms.split(1)])
 
-    def _log_mel(self, waveforms: torch.Tensor, at_once: int) -> torch.Tensor:
+    def _log_mel(self, waveforms: torch.Tensor, frames_at_once: int | None = None) -> torch.Tensor:
         audio = self.config.audio
         waveforms = to_float(waveforms) if waveforms.dtype == torch.int16 else waveforms.float()
         ends = audio.n_fft // 2  # reflected here: PyTorch's own reflection takes half as long as the transform
         around = waveforms[:, 1 : ends + 1].flip(1), waveforms, waveforms[:, -ends - 1 : -1].flip(1)
-        frames = torch.cat(around, 1).unfold(1, audio.n_fft, audio.hop).split(at_once, dim=1)
-        power = torch.cat([self._mel_power(part) for part in frames], 1)
+        frames = torch.cat(around, 1).unfold(1, audio.n_fft, audio.hop)
+        parts = frames.split(frames_at_once or frames.shape[1], dim=1)
+        power = torch.cat([self._mel_power(part) for part in parts], 1)
         return 10.0 * power.mT.contiguous().clamp_(min=1e-10).log10_()
 
     def _mel_power(self, frames: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,9 @@ from haf_utils.linear import linear
 
 __all__ = ["encode"]
 
+Steps = tuple[torch.Tensor, torch.Tensor]  # see `_steps`
+Bias = torch.Tensor | tuple[torch.Tensor, torch.Tensor]  # see `_bias`
+
 # Bytes of a layer's widest tensor: what one image has in HTSAT's first layer. Twice as much is as fast (measured).
 _CACHE = 6_500_000
 
@@ -31,8 +34,11 @@ def encode(htsat: nn.Module, image: torch.Tensor, recompute: bool = False) -> to
     """Spectrogram images (B, 1, spec_size, spec_size) -> embeddings (B, D), the mean over the last layer's tokens.
 
     Equals the "embedding" of laion-clap's `forward_features` within rounding, with the same gradients. `recompute`:
-    keep no activations inside the blocks, for less memory and a third more work.
+    keep no activations inside the blocks, for less memory and a third more work. Raises ValueError for other sizes.
     """
+    size = tuple(htsat.patch_embed.img_size)
+    if image.shape[2:] != size:
+        raise ValueError(f"images must be (batch, 1, {size[0]}, {size[1]}), got {tuple(image.shape)}")
     x, kind, precision = image, image.device.type, _precision(image)
     for layer in htsat.layers:
         biases = [_bias(block, kind, precision) for block in layer.blocks]
@@ -56,7 +62,7 @@ def _at_once(layer: nn.Module, x: torch.Tensor) -> int:
 def _patches(htsat: nn.Module, image: torch.Tensor) -> torch.Tensor:
     """Images -> tokens (B, L, C) of the first layer, in fp32 under autocast too: what blocks add to them is bf16 then,
     the sum is not (embeddings a third nearer to those in fp32, in less time: measured). The convolution is a product
-    with each patch's pixels, whose result has the tokens in rows at once: a third of the time, with gradients half."""
+    with each patch's pixels, which has the tokens in rows at once: on CPUs a third of the time, with gradients half."""
     embed = htsat.patch_embed
     (height, width), (down, right), (below, beside) = embed.proj.kernel_size, embed.proj.stride, embed.proj.padding
     with torch.autocast(image.device.type, enabled=False):
@@ -70,18 +76,23 @@ def _layer(layer: nn.Module, biases: list[torch.Tensor], x: torch.Tensor, recomp
     order, change = ("rows", *layer.input_resolution), None  # in which the tokens stand, see `_places`
     for block, bias in zip(layer.blocks, biases, strict=True):
         wanted = ("windows", *block.input_resolution, block.window_size, block.shift_size)
-        inputs = block, x, change, _steps(order, wanted, x.device), bias
+        if recompute and change is not None:  # or both would be kept for the way back
+            x, change = _add(x, change), None
+        inputs = block, x, change, _steps(order, wanted, x.device), bias  # steps as a tuple: not to be recorded
         x, change = recomputed(_block, *inputs, use_reentrant=False) if recompute else _block(*inputs)
         order = wanted
     x = _add(x, change)
     return x if layer.downsample is None else _downsample(layer.downsample, x, order)
 
 
-def _bias(block: nn.Module, kind: str, precision: torch.dtype) -> torch.Tensor | tuple[torch.Tensor, ...]:
+def _bias(block: nn.Module, kind: str, precision: torch.dtype) -> Bias:
     """What is added to the attention scores between two places of a window: (1, heads, N, N), or where windows are
     shifted (windows, heads, N, N), since those at the edge hide what is no neighbour in the image. Contiguous: of any
-    other the fused kernel would make a copy, for every image anew. For `_columns` what is added for each head
-    (heads, N, N), the queries last, and in each window (windows, N, N), both fp32: their sum is larger than a cache."""
+    other the fused kernel would make a copy, for every image anew.
+
+    For `_columns` instead a pair, in fp32 with the queries last: that of each head (heads, N, N) and of each window
+    (windows, N, N). Added up they would not fit the cache.
+    """
     attention, inside = block.attn, block.window_size**2
     bias = attention.relative_position_bias_table[attention.relative_position_index.view(-1)]
     bias = bias.view(1, inside, inside, attention.num_heads).permute(0, 3, 1, 2)
@@ -93,7 +104,7 @@ def _bias(block: nn.Module, kind: str, precision: torch.dtype) -> torch.Tensor |
 
 
 def _block(
-    block: nn.Module, x: torch.Tensor, change: torch.Tensor | None, steps: tuple | None, bias
+    block: nn.Module, x: torch.Tensor, change: torch.Tensor | None, steps: Steps | None, bias: Bias
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A transformer block on tokens x + change (B, L, C), which `steps` take to the order of its windows -> the tokens
     in that order, and what the second half of the block is to add to them."""
@@ -105,9 +116,9 @@ def _block(
 
 
 def _add_norm(
-    x: torch.Tensor, change: torch.Tensor | None, steps: tuple | None, norm: nn.LayerNorm
+    x: torch.Tensor, change: torch.Tensor | None, steps: Steps | None, norm: nn.LayerNorm
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """x + change, reordered by `steps`, and its layer norm."""
+    """x + change, reordered by `steps`, and its layer norm. Without gradients x may be overwritten."""
     if x.dtype == torch.float32 and _compiled(x.device.type, _precision(x)):
         from haf_utils.bf16_kernels import add_norm  # here: only this way needs numba, which is slow to import
 
@@ -121,7 +132,7 @@ def _add(x: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
     return x + change if torch.is_grad_enabled() else x.add_(change)
 
 
-def _attention(block: nn.Module, x: torch.Tensor, bias) -> torch.Tensor:
+def _attention(block: nn.Module, x: torch.Tensor, bias: Bias) -> torch.Tensor:
     """Attention inside each window: (B, L, C) -> (B, L, C)."""
     attention, (batch, length, width) = block.attn, x.shape
     heads, inside = attention.num_heads, block.window_size**2
@@ -208,13 +219,13 @@ def _places(kind: str, height: int, width: int, window: int = 2, shift: int = 0)
     return places.permute((0, 2, 1, 3) if kind == "windows" else (0, 2, 3, 1)).flatten()
 
 
-def _reorder(x: torch.Tensor, steps: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
+def _reorder(x: torch.Tensor, steps: Steps | None) -> torch.Tensor:
     """Tokens (B, L, C) in another order: that of `_steps`."""
     return x if steps is None else _Permutation.apply(x, *steps)
 
 
 @cache
-def _steps(current: tuple, wanted: tuple, device: torch.device) -> tuple[torch.Tensor, torch.Tensor] | None:
+def _steps(current: tuple, wanted: tuple, device: torch.device) -> Steps | None:
     """Where each token of the order `wanted` stands in `current`, and the way back; None for the same order."""
     steps = _places(*current).argsort()[_places(*wanted)]
     if torch.equal(steps, torch.arange(len(steps))):

@@ -29,7 +29,7 @@ _AVAILABLE = (
     and platform.machine() in ("x86_64", "AMD64")
     and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
 )
-_PACKED: WeakIdKeyDictionary = WeakIdKeyDictionary()  # parameter -> {type: (its state, its values for oneDNN)}
+_PACKED: WeakIdKeyDictionary = WeakIdKeyDictionary()  # parameter -> {type: (its state, its values for oneDNN, …)}
 # A parameter counts what changes it in place; fused optimisers on a CPU change it uncounted.
 register_optimizer_step_post_hook(lambda *_: _PACKED.clear())
 
@@ -88,13 +88,14 @@ def _packed(parameter: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     (measured: 4 % of one in fp32, 5 % in bf16). Made once for as long as the parameter lives and stays as it is: for a
     batch of texts, bf16 alone costs as much as a sixth of the forward pass, and autocast keeps it for one batch only.
     The price is memory: as much again as the weights have, or half of it in bf16. What writes into `parameter.data`
-    is not noticed: change weights in place, or by an optimiser."""
+    in place is not noticed: write into the parameter itself, under `torch.no_grad()`."""
     if parameter.is_inference():  # has no version
         return parameter.to(dtype)
     state, known = (parameter._version, parameter.data_ptr()), _PACKED.setdefault(parameter, {})
     if dtype not in known or known[dtype][0] != state:
-        values = parameter.detach().to(dtype)
+        now = parameter.detach()  # kept too: else its address might be given to what replaces it
+        values = now.to(dtype)
         if values.dim() == 2:
             values = torch.ops.mkldnn._reorder_linear_weight(values)
-        known[dtype] = state, values
+        known[dtype] = state, values, now
     return known[dtype][1]

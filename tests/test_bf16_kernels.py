@@ -43,6 +43,23 @@ def test_softmax_is_pytorchs_down_the_columns(seed, sizes, n, scale, spread):
     close(found, expected)
 
 
+def test_what_does_not_go_together_is_refused():
+    """What is compiled would read beyond the end."""
+    scores, heads, windows = torch.zeros(6, 4, 4).bfloat16(), torch.zeros(2, 4, 4), torch.zeros(3, 4, 4)
+    for wrong in (
+        (scores.float(), heads, windows),
+        (scores[:5], heads, windows),
+        (scores, heads[:, :3], windows),
+        (scores, heads, windows[:, :, :3]),
+    ):
+        with pytest.raises(ValueError, match="do not go with"):
+            softmax_columns_(*wrong, 1.0)
+    x, norm = torch.zeros(2, 5, 8), nn.LayerNorm(8)
+    for change, order in ((torch.zeros(2, 4, 8), None), (None, torch.arange(4))):
+        with pytest.raises(ValueError, match="do not go together"):
+            add_norm(x, change, order, norm)
+
+
 def test_softmax_of_extremes():
     far, nothing = torch.tensor([[3e38, -3e38], [0.0, 0.0]]).bfloat16()[None], torch.zeros(1, 64, 64)
     close(softmax_columns_(far, nothing[:, :2, :2], nothing[:, :2, :2], 0.5), torch.eye(2)[None])

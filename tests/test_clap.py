@@ -25,7 +25,7 @@ from haf_utils.clap import (
     save_clap,
 )
 from haf_utils.datasets import load_bsd
-from haf_utils.profiles import PROFILES, ClapConfig
+from haf_utils.profiles import PROFILES, AudioConfig, ClapConfig
 from haf_utils.taxonomy import CLASSES, NAMES
 
 CONFIG = PROFILES["mini"].clap
@@ -80,6 +80,21 @@ def test_the_short_way_through_htsat_is_its_own_forward(mini):
     expected = torch.nn.functional.normalize(network.audio_projection(own), dim=-1)
     assert (network.audio_embedding(waveforms) - expected).abs().max() < 1e-5
     assert (expected[0] - expected[1]).norm() > 0.05  # or the comparison would say nothing
+
+
+@torch.no_grad()
+def test_log_mel_in_parts_is_that_of_the_whole_clip():
+    """At real size, 1,001 frames: four parts on a CPU."""
+    network = ClapNetwork(dataclasses.replace(CONFIG, audio=AudioConfig(), spec_size=256))
+    samples = torch.from_numpy(noise(480_000))
+    samples[100_000:200_000] = 0
+    waveform = to_float(samples)[None]
+    spectrum = torch.stft(waveform, 1024, 480, window=torch.hann_window(1024), pad_mode="reflect", return_complex=True)
+    power = network.audio_branch.logmel_extractor.melW.T @ spectrum.abs().square()
+    expected = 10 * power.clamp(min=1e-10).log10()
+    assert expected.shape == (1, 64, 1001) and expected.min() == -100
+    for given in (waveform, samples[None], torch.cat([waveform, waveform])):
+        assert (network.log_mel(given) - expected).abs().max() < 1e-3  # dB
 
 
 @torch.no_grad()

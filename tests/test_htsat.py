@@ -3,6 +3,7 @@
 import gc
 import weakref
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from haf_utils.clap import ClapNetwork
-from haf_utils.htsat import encode
+from haf_utils.htsat import _patches, encode
 from haf_utils.linear import linear
 from haf_utils.profiles import AudioConfig, profile
 
@@ -57,11 +58,44 @@ def test_embeddings_are_laion_claps(htsat, images):
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_gradients_are_laion_claps(htsat, images, recompute):
+    with torch.inference_mode():
+        encode(htsat, images)  # leaves orders of tokens behind, which must not get in the way
     expected = gradients(htsat, own, images)
     found = gradients(htsat, lambda htsat, x: encode(htsat, x, recompute), images)
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_recomputing_draws_the_same_again(htsat, images, bf16):
+    found = []
+    htsat.train()
+    for recompute in (False, True):
+        torch.manual_seed(5)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            found.append(gradients(htsat, lambda htsat, x, recompute=recompute: encode(htsat, x, recompute), images))
+    htsat.eval()
+    for name, gradient in found[0].items():
+        assert (found[1][name] - gradient).norm() <= 1e-5 * gradient.norm(), name
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_images_of_another_size_are_refused(htsat, bf16):
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with pytest.raises(ValueError, match="images must be"):
+            encode(htsat, torch.zeros(1, 1, CONFIG.spec_size, 2 * CONFIG.spec_size))
+
+
+@pytest.mark.parametrize("size, stride, channels", [(4, 4, 1), (16, 10, 1), ((8, 4), (4, 2), 3), (7, 4, 2)])
+def test_patches_are_the_convolutions(size, stride, channels):
+    pairs = [(each, each) if isinstance(each, int) else each for each in (size, stride)]
+    padding = tuple((of - step) // 2 for of, step in zip(*pairs, strict=True))  # laion-clap's
+    conv = nn.Conv2d(channels, 6, size, stride, padding)
+    embed = SimpleNamespace(proj=conv, norm=nn.LayerNorm(6))
+    image = torch.randn(2, channels, 32, 48)
+    found = _patches(SimpleNamespace(patch_embed=embed, pos_drop=nn.Identity()), image)
+    torch.testing.assert_close(found, embed.norm(conv(image).flatten(2).mT), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -148,6 +182,7 @@ def test_inference_follows_weights_that_change(dtype, error):
         lambda: torch._foreach_lerp_([layer.weight.detach()], [torch.randn(32, 16)], 0.5),  # as `ema` does
         lambda: nn.init.normal_(layer.weight),
         lambda: layer.load_state_dict({name: 2 * value for name, value in layer.state_dict().items()}),
+        *[lambda: setattr(layer.weight, "data", layer.weight.data * 0.5)] * 8,  # an address may come again
         lambda: setattr(layer.weight, "data", torch.randn(32, 16)),
         lambda: setattr(layer, "weight", nn.Parameter(torch.randn(32, 16))),
     ):
