@@ -18,7 +18,7 @@ import pandas as pd
 from haf_utils.config import WHERE, FinetuneConfig, differing, resolve
 from haf_utils.metrics import confusion, error_severity, scores_from_confusion
 from haf_utils.runs import Run, RunError, finished, load_run, write_beside
-from haf_utils.statistics import Difference, bootstrap, interval, mcnemar, paired_difference
+from haf_utils.statistics import Difference, bootstrap, decimals, interval, mcnemar, paired_difference
 
 __all__ = [
     "Pooled",
@@ -262,7 +262,7 @@ def verdict(difference: Mapping | Difference, metric: str = "hF") -> str:
     estimate, low, high = (100 * values[name] for name in ("estimate", "low", "high"))
     if low == estimate == high == 0:
         return f"changes no prediction that counts: {metric} is the same on every draw of clips"
-    digits = 2 if 0 < min(abs(low), abs(high)) < 0.05 else 1  # so that no end of an interval is shown as zero
+    digits = decimals(low, high)
     shown = f"{estimate:+.{digits}f} points (95 % interval {low:+.{digits}f} to {high:+.{digits}f})"
     if low > 0:
         return f"raises {metric}: {shown}"

@@ -116,14 +116,14 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     runs, partial = Path(given.runs or REPOSITORY / "runs"), given.quick or given.only != ""
     folder = runs / "bench" / "partial" if partial else runs / "bench"
-    if given.stages and (partial or given.audio or given.growth or given.publish):
-        print("error: --stages measures nothing: it goes with --runs alone", file=sys.stderr)
-        return 2
+    if given.stages:
+        if partial or given.audio or given.growth or given.publish:
+            print("error: --stages measures nothing: it goes with --runs alone", file=sys.stderr)
+            return 2
+        return _print_stages(runs / "embedded-mini" / "notebooks")
     if given.publish and partial:
         print("error: --publish takes a whole run, without --quick and --only", file=sys.stderr)
         return 2
-    if given.stages:
-        return _print_stages(runs / "embedded-mini" / "notebooks")
     wanted = [name.strip() for name in given.only.split(",") if name.strip()] or list(ROWS)
     unknown = [name for name in wanted if name not in ROWS]
     if unknown:

@@ -10,6 +10,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from haf_utils.statistics import decimals
+
 __all__ = ["data_curves", "forest", "severity_bars"]
 
 _UP, _DOWN, _OPEN = "#0072B2", "#D55E00", "0.55"  # above zero, below zero, covers zero
@@ -40,7 +42,7 @@ def forest(groups: Mapping[str, pd.DataFrame], title: str = "", label: str = "di
             colour = (_UP if low > 0 else _DOWN) if told else _OPEN
             axes.plot([low, high], [place, place], color=colour, lw=2.2 if told else 1.4, solid_capstyle="butt")
             axes.plot(estimate, place, "o", ms=6, mec=colour, mfc=colour if told else "white")
-            digits = 2 if 0 < min(abs(low), abs(high)) < 0.05 else 1  # so that no end is shown as zero
+            digits = decimals(low, high)
             write(place, f"{estimate:+5.1f}  [{low:+.{digits}f}, {high:+.{digits}f}]", 8, family="monospace")
             p_value = "<.001" if row["p_value"] < 0.001 else f"{row['p_value']:.3f}".lstrip("0")
             write(place, p_value, 145, family="monospace")

@@ -245,8 +245,11 @@ def read_texts(path: Path | str) -> dict[str, str]:
 
 def _top_three(row: pd.Series) -> str:
     best = row[list(CLASSES)].astype(float).sort_values(ascending=False, kind="stable")[:3]
-    names = {code: name if len(name) <= 24 else f"{name[:23]}…" for code, name in NAMES.items()}
-    return "   ".join(f"{code:<5} {names[code]:<24} {100 * p:5.1f} %" for code, p in best.items())
+    return "   ".join(f"{code:<5} {_cut(NAMES[code], 24):<24} {100 * p:5.1f} %" for code, p in best.items())
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
 def _count(number: int, what: str) -> str:

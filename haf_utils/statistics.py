@@ -18,7 +18,16 @@ from scipy.stats import binomtest
 from haf_utils.metrics import METRICS, class_scores, confusion, scores_from_confusion
 from haf_utils.taxonomy import CLASSES, to_labels
 
-__all__ = ["Difference", "McNemar", "bootstrap", "bootstrap_classes", "interval", "mcnemar", "paired_difference"]
+__all__ = [
+    "Difference",
+    "McNemar",
+    "bootstrap",
+    "bootstrap_classes",
+    "decimals",
+    "interval",
+    "mcnemar",
+    "paired_difference",
+]
 
 
 def _systems(y_true, predictions) -> tuple[np.ndarray, np.ndarray]:
@@ -132,6 +141,11 @@ def paired_difference(
         low, high = interval(centre + shift * np.sqrt(between / seeds), level)
         result[name] = Difference(float(difference.mean()), float(low), float(high))
     return result
+
+
+def decimals(low: float, high: float) -> int:
+    """How many to show of an interval in points: one, or two where an end of it would be shown as zero and is not."""
+    return 2 if 0 < min(abs(low), abs(high)) < 0.05 else 1
 
 
 @dataclass(frozen=True)

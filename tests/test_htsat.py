@@ -177,7 +177,7 @@ def test_inference_follows_weights_that_change(dtype, error):
     for change in (
         lambda: None,
         lambda: None,
-        lambda: train(),
+        train,
         lambda: train(fused=True),
         lambda: torch._foreach_lerp_([layer.weight.detach()], [torch.randn(32, 16)], 0.5),  # as `ema` does
         lambda: nn.init.normal_(layer.weight),
