@@ -3,15 +3,14 @@
 HTSAT is a Swin transformer: its blocks attend inside windows of 8 × 8 tokens, and every other block shifts the windows
 by half. laion-clap rolls and cuts the image into windows and puts it together again in every block. But all else in a
 block acts on each token alone, so here the tokens simply stay in the order of the windows, and one gather takes them
-to the next block's. What the second half of a block adds to them is added there too: so that in bf16 on a CPU sum,
-gather and the next norm are one pass. In inference, attention runs in PyTorch's fused kernel, or in bf16 on a CPU by
-way of `bf16_kernels`, and a CPU goes image by image where the cache asks for it.
+to the next block's. What the second half of a block adds to them is added there too: so that in inference on a CPU sum,
+gather and the next norm are one pass, and attention another (`kernels`), image by image where the cache asks for
+it. On a GPU attention runs in PyTorch's fused kernel.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -39,9 +38,9 @@ def encode(htsat: nn.Module, image: torch.Tensor, recompute: bool = False) -> to
     size = tuple(htsat.patch_embed.img_size)
     if image.shape[2:] != size:
         raise ValueError(f"images must be (batch, 1, {size[0]}, {size[1]}), got {tuple(image.shape)}")
-    x, kind, precision = image, image.device.type, _precision(image)
+    x = image
     for layer in htsat.layers:
-        biases = [_bias(block, kind, precision) for block in layer.blocks]
+        biases = [_bias(block, image) for block in layer.blocks]
         parts = x.split(_at_once(layer, x))
         if layer is htsat.layers[0]:
             parts = (_patches(htsat, part) for part in parts)
@@ -85,22 +84,22 @@ def _layer(layer: nn.Module, biases: list[torch.Tensor], x: torch.Tensor, recomp
     return x if layer.downsample is None else _downsample(layer.downsample, x, order)
 
 
-def _bias(block: nn.Module, kind: str, precision: torch.dtype) -> Bias:
+def _bias(block: nn.Module, image: torch.Tensor) -> Bias:
     """What is added to the attention scores between two places of a window: (1, heads, N, N), or where windows are
-    shifted (windows, heads, N, N), since those at the edge hide what is no neighbour in the image. Contiguous: of any
-    other the fused kernel would make a copy, for every image anew.
+    shifted (windows, heads, N, N), since those at the edge hide what is no neighbour in the image.
 
-    For `_columns` instead a pair, in fp32 with the queries last: that of each head (heads, N, N) and of each window
+    For `kernels` instead a pair, with the queries last: that of each head (heads, N, N) and of each window
     (windows, N, N). Added up they would not fit the cache.
     """
     attention, inside = block.attn, block.window_size**2
-    bias = attention.relative_position_bias_table[attention.relative_position_index.view(-1)]
+    # As an embedding, for its gradient: that of an index takes a hundred times as long.
+    bias = F.embedding(attention.relative_position_index.view(-1), attention.relative_position_bias_table)
     bias = bias.view(1, inside, inside, attention.num_heads).permute(0, 3, 1, 2)
-    if _fastest(kind, precision) is _columns:
+    if _compiled(block, image):
         hidden = bias.new_zeros(1, inside, inside) if block.attn_mask is None else block.attn_mask
-        return bias[0].transpose(-2, -1).float().contiguous(), hidden.transpose(-2, -1).float().contiguous()
+        return bias[0].mT.contiguous(), hidden.mT.contiguous()
     bias = bias if block.attn_mask is None else bias + block.attn_mask[:, None]
-    return bias.to(precision).contiguous()
+    return bias.to(_precision(image)).contiguous()  # or the fused kernel would make a copy, for every image anew
 
 
 def _block(
@@ -108,21 +107,23 @@ def _block(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """A transformer block on tokens x + change (B, L, C), which `steps` take to the order of its windows -> the tokens
     in that order, and what the second half of the block is to add to them."""
-    x, normed = _add_norm(x, change, steps, block.norm1)
-    x, normed = _add_norm(x, block.drop_path(_attention(block, normed, bias)), None, block.norm2)
+    compiled = _compiled(block, x)
+    x, normed = _add_norm(x, change, steps, block.norm1, compiled)
+    change = block.drop_path(_attention(block, normed, bias, compiled))
+    x, normed = _add_norm(x, change, None, block.norm2, compiled)
     mlp = block.mlp
     hidden = mlp.drop(linear(mlp.fc1, normed, gelu=True))
     return x, block.drop_path(mlp.drop(linear(mlp.fc2, hidden)))
 
 
 def _add_norm(
-    x: torch.Tensor, change: torch.Tensor | None, steps: Steps | None, norm: nn.LayerNorm
+    x: torch.Tensor, change: torch.Tensor | None, steps: Steps | None, norm: nn.LayerNorm, compiled: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """x + change, reordered by `steps`, and its layer norm. Without gradients x may be overwritten."""
-    if x.dtype == torch.float32 and _compiled(x.device.type, _precision(x)):
-        from haf_utils.bf16_kernels import add_norm  # here: only this way needs numba, which is slow to import
+    if compiled:
+        from haf_utils.kernels import add_norm
 
-        return add_norm(x, change, None if steps is None else steps[0], norm)
+        return add_norm(x, change, None if steps is None else steps[0], norm, _precision(x))
     x = _reorder(x if change is None else _add(x, change), steps)
     return x, norm(x)
 
@@ -132,15 +133,22 @@ def _add(x: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
     return x + change if torch.is_grad_enabled() else x.add_(change)
 
 
-def _attention(block: nn.Module, x: torch.Tensor, bias: Bias) -> torch.Tensor:
+def _attention(block: nn.Module, x: torch.Tensor, bias: Bias, compiled: bool) -> torch.Tensor:
     """Attention inside each window: (B, L, C) -> (B, L, C)."""
     attention, (batch, length, width) = block.attn, x.shape
-    heads, inside = attention.num_heads, block.window_size**2
-    count = length // inside  # windows an image
-    qkv = linear(attention.qkv, x).view(batch * count, inside, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
-    dropout = attention.attn_drop.p if block.training else 0.0
-    x = _fastest(qkv.device.type, qkv.dtype)(*qkv, bias, dropout, attention.scale)
-    return attention.proj_drop(linear(attention.proj, x.transpose(1, 2).reshape(batch, length, width)))
+    qkv = linear(attention.qkv, x)
+    if compiled:
+        from haf_utils.kernels import window_attention
+
+        x = window_attention(qkv, *bias, attention.scale)
+    else:
+        heads, inside = attention.num_heads, block.window_size**2
+        qkv = qkv.view(batch * length // inside, inside, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
+        # On a CPU the fused one has no gradient for the bias.
+        attend = _fused if x.device.type == "cuda" else _plain
+        x = attend(*qkv, bias, attention.attn_drop.p if block.training else 0.0, attention.scale)
+        x = x.transpose(1, 2).reshape(batch, length, width)
+    return attention.proj_drop(linear(attention.proj, x))
 
 
 def _precision(x: torch.Tensor) -> torch.dtype:
@@ -149,51 +157,32 @@ def _precision(x: torch.Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-def _compiled(kind: str, precision: torch.dtype) -> bool:
-    """Whether `bf16_kernels` do what is between the products."""
-    return kind == "cpu" and precision == torch.bfloat16 and not torch.is_grad_enabled()
+def _compiled(block: nn.Module, x: torch.Tensor) -> bool:
+    """Whether `kernels` do what is between the products of a block: they have no gradients, no dropout, and know one
+    size of windows and heads."""
+    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_grad_enabled():
+        return False
+    if _precision(x) not in (torch.float32, torch.bfloat16):
+        return False
+    from haf_utils.kernels import HEAD, TOKENS  # here, as below: only this way needs numba
 
-
-def _fastest(kind: str, precision: torch.dtype) -> Callable:
-    """The attention measured to be fastest: (B · windows, heads, N, D) of queries, keys, values -> the same."""
-    if kind == "cuda":
-        return _fused
-    if torch.is_grad_enabled():  # on a CPU the fused one has no gradient for the bias
-        return _plain
-    return _columns if _compiled(kind, precision) else _fused
+    sizes = block.window_size**2, block.dim // block.attn.num_heads
+    return sizes == (TOKENS, HEAD) and not (block.training and block.attn.attn_drop.p)
 
 
 def _plain(query, key, value, bias: torch.Tensor, dropout: float, scale: float) -> torch.Tensor:
-    """Attention in plain operations, with gradients everywhere."""
+    """Attention (B · windows, heads, N, D) in plain operations, with gradients everywhere; the bias is one for all
+    windows, or that of each window of an image."""
     scores = (query.contiguous() * scale) @ key.contiguous().transpose(-2, -1)
     scores = scores.unflatten(0, (-1, len(bias))) + bias
     return F.dropout(scores.flatten(0, 1).softmax(-1), dropout) @ value.contiguous()
 
 
-def _columns(query, key, value, bias: tuple[torch.Tensor, ...], dropout: float, scale: float) -> torch.Tensor:
-    """Attention in bf16 without gradients; a query's scores stand in a column."""
-    from haf_utils.bf16_kernels import softmax_columns_  # here, as in `_add_norm`
-
-    batch = len(query)
-    query, key, value = (each.contiguous().flatten(0, 1) for each in (query, key, value))
-    weights = softmax_columns_(key @ query.transpose(1, 2), *bias, scale)
-    x = value.transpose(1, 2) @ F.dropout(weights, dropout)
-    return x.unflatten(0, (batch, -1)).transpose(-2, -1)
-
-
 def _fused(query, key, value, bias: torch.Tensor, dropout: float, scale: float) -> torch.Tensor:
-    """Attention (B · windows, heads, N, D) in one kernel. The bias is one for all windows, or that of each window of an
-    image: then a CPU goes image by image, where repeating it for a batch would take half as long as the attention."""
-    if len(bias) == 1:
-        bias = bias.expand(len(query), -1, -1, -1)
-    elif query.is_cuda:
-        bias = bias.repeat(len(query) // len(bias), 1, 1, 1)
-    parts = (part.split(len(bias)) for part in (query, key, value))
-    results = [
-        F.scaled_dot_product_attention(*image, attn_mask=bias, dropout_p=dropout, scale=scale)
-        for image in zip(*parts, strict=True)
-    ]
-    return torch.cat(results) if len(results) > 1 else results[0]
+    """The same in PyTorch's one kernel."""
+    many = len(query) // len(bias)
+    bias = bias.expand(many, -1, -1, -1) if len(bias) == 1 else bias.repeat(many, 1, 1, 1)
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=scale)
 
 
 def _downsample(merging: nn.Module, x: torch.Tensor, order: tuple) -> torch.Tensor:
