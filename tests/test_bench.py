@@ -150,7 +150,7 @@ def test_every_product_of_htsat_is_counted(small):
         block = 12 * width**2 + 2 * window * width  # query, key, value, projection, MLP; scores and what they weigh
         expected += 2 * tokens * (len(layer.blocks) * block + (layer.downsample is not None) * 2 * width**2)
     expected += 2 * math.prod(branch.layers[0].input_resolution) * branch.layers[0].dim * CONFIG.patch_size**2
-    assert bench_rows.operations(branch, image) == expected  # as in training
+    assert bench_rows.operations(branch, image) == expected
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         assert bench_rows.operations(branch, image) == expected
 
