@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import pandas as pd
 import torch
@@ -159,13 +160,13 @@ def main(arguments: list[str] | None = None) -> int:
     write_json(folder / "bench.json", record)
     write_beside(folder / "bench.csv", lambda path: shown.to_csv(path, index=False))
     plots.style()
-    plots.save(ratio_figure(rows, about), folder, "bench")
+    plt.close(plots.save(ratio_figure(rows, about), folder, "bench"))
     print(f"table and figure in {folder}")
     if given.growth:
         grown = growth()
         print(grown.to_string(index=False))
         write_beside(folder / "growth.csv", lambda path: grown.to_csv(path, index=False))
-        plots.save(growth_figure(grown), folder, "bench_growth")
+        plt.close(plots.save(growth_figure(grown), folder, "bench_growth"))
     if given.publish:
         figures = ["bench.png", "bench.csv"] + (["bench_growth.png", "growth.csv"] if given.growth else [])
         _publish([folder / name for name in figures], rows, about)

@@ -4,6 +4,10 @@ import json
 import math
 from dataclasses import replace
 
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -170,7 +174,9 @@ def test_cost_is_measured_for_each_number_of_clips(tmp_path):
     assert row["clips"] == 40
     assert 0 < row["store_seconds"] and 0 < row["epoch_seconds"] and 0 < row["epoch_memory_MB"]
     rows = pd.DataFrame([row, row | {"clips": 80}])
-    assert bench.growth_figure(rows).axes
+    figure = bench.growth_figure(rows)
+    assert figure.axes
+    plt.close(figure)
 
 
 def test_the_gpu_section_runs_where_it_is_told_to(recordings):
@@ -192,6 +198,7 @@ def test_a_run_writes_table_figure_and_seconds(tmp_path, recordings, capsys, mon
     assert (folder / "bench.png").stat().st_size > 1_000
     printed = capsys.readouterr().out
     assert "bootstrap replicates" in printed and f"table and figure in {folder}" in printed
+    assert not plt.get_fignums()  # no figure is left open
 
 
 @pytest.mark.parametrize(
