@@ -80,8 +80,9 @@ def _layer(layer: nn.Module, biases: list[torch.Tensor], x: torch.Tensor, recomp
         inputs = block, x, change, _steps(order, wanted, x.device), bias  # steps as a tuple: not to be recorded
         x, change = recomputed(_block, *inputs, use_reentrant=False) if recompute else _block(*inputs)
         order = wanted
-    x = _add(x, change)
-    return x if layer.downsample is None else _downsample(layer.downsample, x, order)
+    if layer.downsample is None:
+        return _add(x, change)
+    return _downsample(layer, x, change, order)
 
 
 def _bias(block: nn.Module, image: torch.Tensor) -> Bias:
@@ -96,8 +97,8 @@ def _bias(block: nn.Module, image: torch.Tensor) -> Bias:
     bias = F.embedding(attention.relative_position_index.view(-1), attention.relative_position_bias_table)
     bias = bias.view(1, inside, inside, attention.num_heads).permute(0, 3, 1, 2)
     if _compiled(block, image):
-        hidden = bias.new_zeros(1, inside, inside) if block.attn_mask is None else block.attn_mask
-        return bias[0].mT.contiguous(), hidden.mT.contiguous()
+        hidden = bias.new_zeros(1, inside, inside) if block.attn_mask is None else block.attn_mask  # symmetric
+        return bias[0].mT.contiguous(), hidden
     bias = bias if block.attn_mask is None else bias + block.attn_mask[:, None]
     return bias.to(_precision(image)).contiguous()  # or the fused kernel would make a copy, for every image anew
 
@@ -185,13 +186,20 @@ def _fused(query, key, value, bias: torch.Tensor, dropout: float, scale: float) 
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout, scale=scale)
 
 
-def _downsample(merging: nn.Module, x: torch.Tensor, order: tuple) -> torch.Tensor:
-    """Swin's patch merging: tokens (B, L, C) in `order` -> (B, L / 4, 2C) row by row; one gather puts the four tokens
-    that become one side by side. In fp32 under autocast too: all that follows is added to what comes out here
-    (embeddings half as far from those in fp32, for 3 % of time: measured)."""
-    x = _reorder(x, _steps(order, ("squares", *merging.input_resolution), x.device))
+def _downsample(layer: nn.Module, x: torch.Tensor, change: torch.Tensor, order: tuple) -> torch.Tensor:
+    """Swin's patch merging: tokens x + change (B, L, C) in `order` -> (B, L / 4, 2C) row by row; one gather puts the
+    four tokens that become one side by side. In fp32 under autocast too: all that follows is added to what comes out
+    here (embeddings half as far from those in fp32, for 3 % of time: measured)."""
+    merging, compiled = layer.downsample, _compiled(layer.blocks[-1], x)
+    steps = _steps(order, ("squares", *merging.input_resolution), x.device)
     with torch.autocast(x.device.type, enabled=False):
-        return linear(merging.reduction, merging.norm(x.view(x.shape[0], -1, 4 * x.shape[2])))
+        if compiled:
+            from haf_utils.kernels import add_norm
+
+            _, x = add_norm(x, change, steps[0], merging.norm, x.dtype)
+        else:
+            x = merging.norm(_reorder(_add(x, change), steps).view(x.shape[0], -1, 4 * x.shape[2]))
+        return linear(merging.reduction, x)
 
 
 def _places(kind: str, height: int, width: int, window: int = 2, shift: int = 0) -> torch.Tensor:

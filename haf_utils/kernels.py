@@ -15,19 +15,23 @@ import numpy as np
 import torch
 from numba import config, njit, prange, set_num_threads, types
 from numba.extending import overload
-from numpy import float32, int32, uint16, uint32
+from numpy import float32, uint16, uint32
 from numpy.polynomial import Chebyshev, Polynomial
+
+from haf_utils.tiles import COLUMNS, PAIRS, product
 
 __all__ = ["HEAD", "TOKENS", "add_norm", "window_attention"]
 
 # Tokens of a window and numbers of a head, in all of HTSAT's layers and sizes. Known to the compiler, so that it can
 # tell rows apart and keep the sums of a tile in registers.
-TOKENS, HEAD = 64, 24
+TOKENS, HEAD = COLUMNS, 24
 
 _LOG2_E = float32(math.log2(math.e))
-# Of the polynomial that is 2 ** x at the six Chebyshev points of [0, 1].
-_COEFFICIENTS = Chebyshev.interpolate(np.exp2, 5, domain=[0, 1]).convert(kind=Polynomial).coef.astype(float32)
+# Of the polynomial that is 2 ** x at the six Chebyshev points of [-0.5, 0.5].
+_COEFFICIENTS = Chebyshev.interpolate(np.exp2, 5, domain=[-0.5, 0.5]).convert(kind=Polynomial).coef.astype(float32)
 _C0, _C1, _C2, _C3, _C4, _C5 = _COEFFICIENTS
+_SHIFT = float32(1.5 * 2**23)  # a number this large has no digits after the point
+_IN_ORDER = {"contract", "nnan", "ninf", "nsz", "arcp"}  # what the compiler may assume; not that sums can be reordered
 
 
 def window_attention(qkv: torch.Tensor, of_head: torch.Tensor, of_window: torch.Tensor, scale: float) -> torch.Tensor:
@@ -52,9 +56,16 @@ def window_attention(qkv: torch.Tensor, of_head: torch.Tensor, of_window: torch.
             f"queries, keys and values {tuple(qkv.shape)} of {qkv.dtype} do not go with {tuple(of_head.shape)} of the "
             f"heads and {tuple(of_window.shape)} of the windows, or are not contiguous"
         )
+    if qkv.dtype == torch.bfloat16 and not PAIRS:
+        return window_attention(qkv.float(), of_head, of_window, scale).bfloat16()
     result = qkv.new_empty(*qkv.shape[:2], heads * HEAD)
-    before, after = _array(qkv).reshape(-1, 3, heads, HEAD), _array(result).reshape(-1, heads, HEAD)
-    _in_parts(_attend, _attend_side_by_side, before, of_head.numpy(), of_window.numpy(), float32(scale), after)
+    before, after = _array(qkv).reshape(-1), _array(result).reshape(-1)
+    if qkv.dtype == torch.bfloat16:
+        before, after = before.view(np.uint32), after.view(np.uint32)
+        passes = _attend_in_pairs, _attend_in_pairs_side_by_side
+    else:
+        passes = _attend, _attend_side_by_side
+    _in_parts(*passes, before, of_head.numpy(), of_window.numpy(), float32(scale), after)
     return result
 
 
@@ -68,15 +79,23 @@ def add_norm(
     """(x + change)[:, order] and its layer norm in `dtype`, both (B, L, C). All between is fp32. (The sum does not take
     the place of x: then the compiler would have to go number by number, twice as slow.)
 
-    x (B, L, C) in fp32, change the same in `dtype`, order (L,) of places below L, contiguous on the CPU. Raises
-    ValueError for other shapes.
+    x (B, L, C) in fp32, change the same in fp32 or bf16, order (L,) of places below L, contiguous on the CPU. If the
+    norm is over several times C, so many tokens come to stand side by side before: (B, L / n, n · C). Raises ValueError
+    for other shapes.
     """
-    if (change is not None and change.shape != x.shape) or (order is not None and order.shape != x.shape[1:2]):
+    (batch, length, width), wide = x.shape, math.prod(norm.normalized_shape)
+    if (
+        (change is not None and change.shape != x.shape)
+        or (order is not None and order.shape != x.shape[1:2])
+        or wide % width
+        or length % (wide // width)
+    ):
         shapes = [None if each is None else tuple(each.shape) for each in (x, change, order)]
-        raise ValueError(f"x, change and order do not go together: {shapes}")
-    total, normed = torch.empty_like(x), torch.empty_like(x, dtype=dtype)
+        raise ValueError(f"x, change, order and a norm over {wide} do not go together: {shapes}")
+    total = x.new_empty(batch, length * width // wide, wide)
+    normed = torch.empty_like(total, dtype=dtype)
     weight, bias = norm.weight.detach().numpy(), norm.bias.detach().numpy()
-    added = None if change is None else _array(change.to(dtype))
+    added = None if change is None else _array(change)
     places = None if order is None else order.numpy()
     arrays = x.numpy(), added, places, weight, bias, float32(norm.eps), total.numpy(), _array(normed)
     _in_parts(_add_norm, _add_norm_side_by_side, *arrays)
@@ -107,7 +126,7 @@ def _compiled(**options):
     can be written, each process compiles anew."""
 
     def compiled(function):
-        how = dict(nogil=True, fastmath=True, error_model="numpy", **options)
+        how = dict(nogil=True, error_model="numpy", **options)
         try:
             return njit(cache=True, **how)(function)
         except RuntimeError:  # numba's word for it
@@ -151,93 +170,149 @@ def _like_as(value, x):
 
 @njit(inline="always")
 def _power_of_two(x):
-    """2 ** x for -126 <= x <= 0, within what fp32 rounds away."""
-    whole = np.floor(x)
-    rest = x - whole
-    fraction = ((((_C5 * rest + _C4) * rest + _C3) * rest + _C2) * rest + _C1) * rest + _C0
-    return fraction * uint32(uint32(int32(int32(whole) + int32(127))) << uint32(23)).view(float32)
+    """2 ** x for -126 <= x <= 0, within what fp32 rounds away. Added to so large a number, x is rounded to a whole one
+    that stands in the lowest bits (not so if the compiler may reorder sums)."""
+    shifted = x + _SHIFT
+    rest = x - (shifted - _SHIFT)
+    power = float32(((((_C5 * rest + _C4) * rest + _C3) * rest + _C2) * rest + _C1) * rest + _C0)
+    return uint32(power.view(uint32) + uint32(float32(shifted).view(uint32) << uint32(23))).view(float32)
 
 
 @njit(inline="always")
-def _add_product(left, right, sums, rows, columns):
-    """sums (rows, TOKENS) += left (rows, columns) · right (columns, TOKENS), right and sums each in one row; rows and
-    columns are multiples of 4. In tiles of 4 × 4, whose numbers of `left` stay in registers: as many products as the
-    processor can do."""
-    for a in range(0, rows, 4):
-        b, c, d = a + 1, a + 2, a + 3
-        for p in range(0, columns, 4):
-            q, r, s = p + 1, p + 2, p + 3
-            ap, aq, ar, as_ = _read(left[a, p]), _read(left[a, q]), _read(left[a, r]), _read(left[a, s])
-            bp, bq, br, bs = _read(left[b, p]), _read(left[b, q]), _read(left[b, r]), _read(left[b, s])
-            cp, cq, cr, cs = _read(left[c, p]), _read(left[c, q]), _read(left[c, r]), _read(left[c, s])
-            dp, dq, dr, ds = _read(left[d, p]), _read(left[d, q]), _read(left[d, r]), _read(left[d, s])
-            into, source = a * TOKENS, p * TOKENS
-            for i in range(TOKENS):
-                x, y = right[source + i], right[source + TOKENS + i]
-                z, w = right[source + 2 * TOKENS + i], right[source + 3 * TOKENS + i]
-                sums[into + i] += ap * x + aq * y + ar * z + as_ * w
-                sums[into + TOKENS + i] += bp * x + bq * y + br * z + bs * w
-                sums[into + 2 * TOKENS + i] += cp * x + cq * y + cr * z + cs * w
-                sums[into + 3 * TOKENS + i] += dp * x + dq * y + dr * z + ds * w
+def _add_bias(scores, of_head, of_window, scale, largest):
+    """Scores become scale · scores + of_head + of_window; `largest` what the largest of each column is."""
+    largest[:] = float32(-3e38)
+    for j in range(TOKENS):
+        for i in range(TOKENS):
+            score = scores[j * TOKENS + i] * scale + (of_head[j, i] + of_window[j, i])
+            scores[j * TOKENS + i] = score
+            largest[i] = max(largest[i], score)
 
 
-@_compiled()
+@njit(inline="always")
+def _weight(score, largest):
+    return float32(_power_of_two(max((score - largest) * _LOG2_E, float32(-126))))
+
+
+@njit(inline="always")
+def _pair(first, second):
+    """Two numbers side by side in bf16."""
+    return uint32(uint32(_half(first)) | uint32(uint32(_half(second)) << uint32(16)))
+
+
+_scores, _gathered = product(HEAD, pairs=False, by_row=True), product(TOKENS, pairs=False, by_row=False)
+
+
+@_compiled(fastmath=_IN_ORDER)
 def _attend(part, parts, qkv, of_head, of_window, scale, result):
-    """A part of the windows. A query's scores stand in a column: so in every loop what is side by side belongs to
-    different queries."""
-    heads, windows, count = of_head.shape[0], of_window.shape[0], len(qkv) // TOKENS
+    """A part of the windows, in fp32. A query's scores stand in a column: so in every loop what is side by side belongs
+    to different queries."""
+    heads, windows, width = of_head.shape[0], of_window.shape[0], of_head.shape[0] * HEAD
+    row, count = 3 * width, len(qkv) // (3 * width * TOKENS)
     query, gathered = np.empty(HEAD * TOKENS, float32), np.empty(HEAD * TOKENS, float32)
     scores, largest, total = np.empty(TOKENS * TOKENS, float32), np.empty(TOKENS, float32), np.empty(TOKENS, float32)
     for window in range(count * part // parts, count * (part + 1) // parts):
-        first, last = window * TOKENS, window * TOKENS + TOKENS
         for head in range(heads):
-            keys, values = qkv[first:last, 1, head], qkv[first:last, 2, head]
+            queries = window * TOKENS * row + head * HEAD
+            keys, values = queries + width, queries + 2 * width
             for i in range(TOKENS):
                 for d in range(HEAD):
-                    query[d * TOKENS + i] = _read(qkv[first + i, 0, head, d]) * scale
-            for j in range(TOKENS):
-                for i in range(TOKENS):
-                    scores[j * TOKENS + i] = of_head[head, j, i] + of_window[window % windows, j, i]
-            _add_product(keys, query, scores, TOKENS, HEAD)
-            largest[:] = scores[:TOKENS]
-            for j in range(1, TOKENS):
-                for i in range(TOKENS):
-                    largest[i] = max(largest[i], scores[j * TOKENS + i])
+                    query[d * TOKENS + i] = qkv[queries + i * row + d]
+            for j in range(0, TOKENS, 4):
+                _scores(qkv, keys + j * row, row, query, scores, j * TOKENS)
+            _add_bias(scores, of_head[head], of_window[window % windows], scale, largest)
             total[:] = float32(0)
             for j in range(TOKENS):
                 for i in range(TOKENS):
-                    exponent = (scores[j * TOKENS + i] - largest[i]) * _LOG2_E
-                    weight = _power_of_two(max(exponent, float32(-126)))
+                    weight = _weight(scores[j * TOKENS + i], largest[i])
                     scores[j * TOKENS + i] = weight
                     total[i] += weight
-            gathered[:] = float32(0)
-            _add_product(values.T, scores, gathered, HEAD, TOKENS)
+            for d in range(0, HEAD, 4):
+                _gathered(qkv, values + d, row, scores, gathered, d * TOKENS)
             for i in range(TOKENS):
                 total[i] = float32(1) / total[i]
+            for d in range(HEAD):
+                for i in range(TOKENS):
+                    gathered[d * TOKENS + i] *= total[i]
             for i in range(TOKENS):
                 for d in range(HEAD):
-                    result[first + i, head, d] = _like(gathered[d * TOKENS + i] * total[i], result[0, 0, 0])
+                    result[(window * TOKENS + i) * width + head * HEAD + d] = gathered[d * TOKENS + i]
 
 
-@_compiled()
+if PAIRS:
+    _scores_of_pairs = product(HEAD // 2, pairs=True, by_row=True)
+    _gathered_of_pairs = product(TOKENS // 2, pairs=True, by_row=False)
+
+
+@_compiled(fastmath=_IN_ORDER)
+def _attend_in_pairs(part, parts, qkv, of_head, of_window, scale, result):
+    """The same in bf16, two numbers of a token in one of uint32. Weights are rounded, and their sum is that of the
+    rounded ones, so that what all values have in common stays as it is."""
+    half = HEAD // 2
+    heads, windows, width = of_head.shape[0], of_window.shape[0], of_head.shape[0] * half
+    row, count = 3 * width, len(qkv) // (3 * width * TOKENS)
+    query, value = np.empty(half * TOKENS, uint32), np.empty(TOKENS // 2 * HEAD, uint32)
+    weights, gathered = np.empty(TOKENS // 2 * TOKENS, uint32), np.empty(HEAD * TOKENS, float32)
+    scores, largest, total = np.empty(TOKENS * TOKENS, float32), np.empty(TOKENS, float32), np.empty(TOKENS, float32)
+    rounded = np.empty(half * TOKENS, uint32)
+    for window in range(count * part // parts, count * (part + 1) // parts):
+        for head in range(heads):
+            queries = window * TOKENS * row + head * half
+            keys, values = queries + width, queries + 2 * width
+            for i in range(TOKENS):
+                for d in range(half):
+                    query[d * TOKENS + i] = qkv[queries + i * row + d]
+            for j in range(TOKENS // 2):  # pairs along the tokens instead
+                for d in range(half):
+                    one, next_one = qkv[values + 2 * j * row + d], qkv[values + (2 * j + 1) * row + d]
+                    value[j * HEAD + 2 * d] = uint32((one & uint32(0xFFFF)) | uint32(next_one << uint32(16)))
+                    value[j * HEAD + 2 * d + 1] = uint32(uint32(one >> uint32(16)) | (next_one & uint32(0xFFFF0000)))
+            for j in range(0, TOKENS, 4):
+                _scores_of_pairs(qkv, keys + j * row, row, query, scores, j * TOKENS)
+            _add_bias(scores, of_head[head], of_window[window % windows], scale, largest)
+            total[:] = float32(0)
+            for j in range(TOKENS // 2):
+                for i in range(TOKENS):
+                    pair = _pair(
+                        _weight(scores[2 * j * TOKENS + i], largest[i]),
+                        _weight(scores[(2 * j + 1) * TOKENS + i], largest[i]),
+                    )
+                    weights[j * TOKENS + i] = pair
+                    total[i] += _wide(pair & uint32(0xFFFF)) + uint32(pair & uint32(0xFFFF0000)).view(float32)
+            for d in range(0, HEAD, 4):
+                _gathered_of_pairs(value, d, HEAD, weights, gathered, d * TOKENS)
+            for i in range(TOKENS):
+                total[i] = float32(1) / total[i]
+            for d in range(half):
+                for i in range(TOKENS):
+                    place = 2 * d * TOKENS + i
+                    rounded[d * TOKENS + i] = _pair(gathered[place] * total[i], gathered[place + TOKENS] * total[i])
+            for i in range(TOKENS):
+                for d in range(half):
+                    result[(window * TOKENS + i) * width + head * half + d] = rounded[d * TOKENS + i]
+
+
+@_compiled(fastmath=True)
 def _add_norm(part, parts, x, change, order, weight, bias, eps, total, normed):
-    """A part of the tokens of each image."""
-    length, width = x.shape[1], x.shape[2]
+    """A part of the rows of each image."""
+    width, rows, wide = x.shape[2], total.shape[1], total.shape[2]
+    beside = wide // width
     for image in range(x.shape[0]):
-        for row in range(length * part // parts, length * (part + 1) // parts):
-            place = row if order is None else order[row]
+        for row in range(rows * part // parts, rows * (part + 1) // parts):
             mean, variance = float32(0), float32(0)
-            for column in range(width):
-                value = x[image, place, column]
-                if change is not None:
-                    value += _read(change[image, place, column])
-                total[image, row, column] = value
-                mean += value
-            mean /= float32(width)
-            for column in range(width):
+            for token in range(beside):
+                place = row * beside + token if order is None else order[row * beside + token]
+                for column in range(width):
+                    value = x[image, place, column]
+                    if change is not None:
+                        value += _read(change[image, place, column])
+                    total[image, row, token * width + column] = value
+                    mean += value
+            mean /= float32(wide)
+            for column in range(wide):
                 variance += (total[image, row, column] - mean) * (total[image, row, column] - mean)
-            scale = float32(1) / np.sqrt(variance / float32(width) + eps)
-            for column in range(width):
+            scale = float32(1) / np.sqrt(variance / float32(wide) + eps)
+            for column in range(wide):
                 value = (total[image, row, column] - mean) * scale * weight[column] + bias[column]
                 normed[image, row, column] = _like(value, normed[0, 0, 0])
 
@@ -246,6 +321,12 @@ def _add_norm(part, parts, x, change, order, weight, bias, eps, total, normed):
 def _attend_side_by_side(parts, *arrays):
     for part in prange(parts):
         _attend(part, parts, *arrays)
+
+
+@_compiled(parallel=True)
+def _attend_in_pairs_side_by_side(parts, *arrays):
+    for part in prange(parts):
+        _attend_in_pairs(part, parts, *arrays)
 
 
 @_compiled(parallel=True)
