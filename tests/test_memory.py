@@ -42,3 +42,28 @@ def test_freed_memory_is_faulted_in_only_outside():
     # Pages have 4 kB, or 2 MB where the system gives huge ones: then there is little to see outside.
     assert max(first, nested, again, *decorated) < 5
     assert before >= 5 and after >= 5
+
+
+SPARE = """
+import resource, sys, torch
+from haf_utils.memory import kept_memory
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
+
+before = resident()
+with kept_memory():
+    tensors = [torch.ones(1_000_000) for _ in range(int(sys.argv[1]))]  # 4 MB each
+    del tensors
+print((resident() - before) // 4_000_000)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library than glibc: nothing to keep")
+def test_a_little_stays_until_the_next_time_and_much_goes_back():
+    little, much = (
+        int(subprocess.run([sys.executable, "-c", SPARE, count], capture_output=True, text=True, check=True).stdout)
+        for count in ("30", "300")
+    )
+    assert 25 <= little <= 35 and much <= 10
