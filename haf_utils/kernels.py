@@ -39,8 +39,8 @@ def window_attention(qkv: torch.Tensor, of_head: torch.Tensor, of_window: torch.
 
     qkv, fp32 or bf16: the tokens window by window, each with queries, keys and values of all heads side by side.
     of_head (heads, TOKENS, TOKENS) and of_window (windows, TOKENS, TOKENS): what is added between a key (first) and a
-    query, fp32; windows is 1 or how many an image has. All contiguous on the CPU. All between is fp32, and the result
-    is rounded once. Raises ValueError for others.
+    query, fp32; windows is 1 or how many an image has. All contiguous on the CPU. All between is fp32; in bf16 only the
+    result is rounded, and the softmax where the processor multiplies bf16. Raises ValueError for others.
     """
     heads, windows = len(of_head), len(of_window)
     square, whole = (TOKENS, TOKENS), qkv.shape[1] % (windows * TOKENS) == 0
@@ -239,9 +239,8 @@ def _attend(part, parts, qkv, of_head, of_window, scale, result):
                     result[(window * TOKENS + i) * width + head * HEAD + d] = gathered[d * TOKENS + i]
 
 
-if PAIRS:
-    _scores_of_pairs = product(HEAD // 2, pairs=True, by_row=True)
-    _gathered_of_pairs = product(TOKENS // 2, pairs=True, by_row=False)
+_scores_of_pairs = product(HEAD // 2, pairs=True, by_row=True)
+_gathered_of_pairs = product(TOKENS // 2, pairs=True, by_row=False)
 
 
 @_compiled(fastmath=_IN_ORDER)

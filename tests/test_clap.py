@@ -97,6 +97,22 @@ def test_log_mel_in_parts_is_that_of_the_whole_clip():
         assert (network.log_mel(given) - expected).abs().max() < 1e-3  # dB
 
 
+@pytest.mark.parametrize("sizes", [(1001, 1024), (3, 7), (101, 256)])
+def test_stretched_log_mel_is_pytorchs_interpolation(sizes):
+    before, after = sizes
+    with torch.inference_mode():  # what is kept from here must do for training too
+        clap_module._stretch(torch.zeros(1, 1, before, 8), after)
+    own = torch.randn(3, 1, before, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    other = own.detach().clone().requires_grad_()
+    found = clap_module._stretch(own, after)
+    expected = torch.nn.functional.interpolate(other, (after, 8), mode="bicubic", align_corners=True)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    for x in (found, expected):
+        x.square().sum().backward()
+    torch.testing.assert_close(own.grad, other.grad, rtol=1e-4, atol=1e-4)
+    assert clap_module._stretch(own, before) is own
+
+
 @torch.no_grad()
 def test_padding_does_not_change_a_text(mini):
     tokens = mini.tokenize(SENTENCES)
