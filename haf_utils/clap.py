@@ -199,7 +199,7 @@ def _stretch(x: torch.Tensor, frames: int) -> torch.Tensor:
     if before >= frames:
         return x
     place, weight = _bicubic(before, frames)
-    place = (place + before * torch.arange(batch)[:, None, None]).flatten(0, 1)
+    place = (place + before * torch.arange(batch, device="cpu")[:, None, None]).flatten(0, 1)
     rows, weight = x.reshape(-1, bins), weight.to(x.dtype).repeat(batch, 1)
     return F.embedding_bag(place, rows, per_sample_weights=weight, mode="sum").view(batch, 1, frames, bins)
 
@@ -208,7 +208,7 @@ def _stretch(x: torch.Tensor, frames: int) -> torch.Tensor:
 def _bicubic(before: int, after: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Which four of `before` values bicubic interpolation takes for each of `after`, and how much of each: (after, 4).
     Read off PyTorch's own, which takes apart the unit matrix."""
-    unit = torch.eye(before)[None, None]
+    unit = torch.eye(before, device="cpu")[None, None]
     shares = F.interpolate(unit, (after, before), mode="bicubic", align_corners=True)[0, 0]
     place = shares.abs().topk(min(4, before)).indices
     return place, shares.gather(1, place)

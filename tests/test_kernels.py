@@ -1,4 +1,4 @@
-"""The compiled passes between HTSAT's products give what PyTorch gives, rounded once."""
+"""The compiled passes between HTSAT's products give what PyTorch gives, within rounding."""
 
 import numpy as np
 import pytest
@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from numba import njit
 from torch import nn
 
-from haf_utils import kernels, tiles
+from haf_utils import kernels
 from haf_utils.htsat import _plain
-from haf_utils.kernels import HEAD, TOKENS, add_norm, window_attention
-from haf_utils.tiles import COLUMNS, PAIRS
+from haf_utils.kernels import HEAD, PAIRS, TOKENS, add_norm, product, window_attention
 
 ROUNDING = 2**-8  # of a value, the most that bf16 rounds away
 seeds = st.integers(0, 2**32 - 1)
@@ -77,19 +76,19 @@ def test_attention_in_bf16_where_the_processor_has_no_products_of_it(monkeypatch
 
 @pytest.mark.parametrize("pairs", [False, pytest.param(True, marks=has_pairs)])
 @pytest.mark.parametrize("by_row", [True, False])
-@pytest.mark.parametrize("at_once", [16, COLUMNS])
+@pytest.mark.parametrize("at_once", [16, TOKENS])
 def test_a_tile_is_the_product(pairs, by_row, at_once, monkeypatch):
-    monkeypatch.setattr(tiles, "_AT_ONCE", at_once)
+    monkeypatch.setattr(kernels, "_AT_ONCE", at_once)
     depth, rng = 6, np.random.default_rng(0)
-    tile = tiles.product(depth, pairs, by_row)
+    tile = product(depth, pairs, by_row)
 
     @njit
     def multiply(left, at, stride, right, result, to):
         tile(left, at, stride, right, result, to)
 
-    left, right = rng.standard_normal((4, depth)), rng.standard_normal((depth, COLUMNS))
+    left, right = rng.standard_normal((4, depth)), rng.standard_normal((depth, TOKENS))
     if pairs:  # whole numbers are exact in bf16
-        left, right = rng.integers(-9, 9, (4, 2 * depth)), rng.integers(-9, 9, (2 * depth, COLUMNS))
+        left, right = rng.integers(-9, 9, (4, 2 * depth)), rng.integers(-9, 9, (2 * depth, TOKENS))
     expected, left, right = left @ right, left.astype(np.float32), right.astype(np.float32)
     if pairs:
         left, right = left.view(np.uint32) >> 16, right.view(np.uint32) >> 16
@@ -97,9 +96,9 @@ def test_a_tile_is_the_product(pairs, by_row, at_once, monkeypatch):
     around = np.zeros((4, depth + 3) if by_row else (depth, 4 + 3), left.dtype)
     inside = around[:, 1:-2]
     inside[:] = left if by_row else left.T
-    result = np.full(2 + 4 * COLUMNS + 2, 7, np.float32)
+    result = np.full(2 + 4 * TOKENS + 2, 7, np.float32)
     multiply(around.ravel(), 1, around.shape[1], right.ravel(), result, 2)
-    np.testing.assert_allclose(result[2:-2].reshape(4, COLUMNS), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(result[2:-2].reshape(4, TOKENS), expected, rtol=1e-5, atol=1e-5)
     assert (result[:2] == 7).all() and (result[-2:] == 7).all()
 
 
