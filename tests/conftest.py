@@ -1,6 +1,7 @@
 """What several test files share."""
 
 import os
+import signal
 from pathlib import Path
 
 # Test processes side by side: threads of each would wait for the cores that the others' hold. Before torch is loaded.
@@ -29,6 +30,11 @@ def need_shared(name: str) -> Path:
     if not path.exists():
         pytest.skip(f"real data absent: {path}")
     return path
+
+
+def hear_interrupts() -> None:
+    """Tests that run in a shell's background are deaf to SIGINT, and what they start would be, too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

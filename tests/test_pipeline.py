@@ -9,7 +9,7 @@ import time
 
 import pandas as pd
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, hear_interrupts
 
 from haf_utils.pipeline import main
 from haf_utils.preflight import PreflightError, measure_step, preflight
@@ -58,6 +58,7 @@ def test_interrupted_main_job_goes_on_from_its_notebook(finished):
         stderr=subprocess.PIPE,
         text=True,
         cwd=REPOSITORY,
+        preexec_fn=hear_interrupts,
     )
     for line in iter(lambda: job.stdout.read(1), ""):
         if line == "…":  # the last notebook has begun

@@ -7,8 +7,9 @@ import sys
 import threading
 
 import pytest
+from conftest import hear_interrupts
 from filelock import FileLock
-from test_sweeps import features_only, hear_interrupts, until
+from test_sweeps import features_only, until
 
 from haf_utils.config import FinetuneConfig
 from haf_utils.runs import finished

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import hear_interrupts
 from filelock import FileLock
 
 from haf_utils import sweep_worker, sweeps
@@ -62,11 +63,6 @@ def gone(process: int) -> bool:
         return True
     # A zombie is dead too, its parent just has not asked.
     return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-
-
-def hear_interrupts() -> None:
-    """Tests that run in a shell's background are deaf to SIGINT, and what they start would be, too."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def until(condition, seconds: float = 300):
