@@ -120,12 +120,14 @@ def _block(
 def _add_norm(
     x: torch.Tensor, change: torch.Tensor | None, steps: Steps | None, norm: nn.LayerNorm, compiled: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """x + change, reordered by `steps`, and its layer norm. Without gradients x may be overwritten."""
+    """x + change, reordered by `steps`, and its layer norm: over a token, or over as many as it takes side by side.
+    Without gradients x may be overwritten."""
     if compiled:
         from haf_utils.kernels import add_norm
 
         return add_norm(x, change, None if steps is None else steps[0], norm, _precision(x))
     x = _reorder(x if change is None else _add(x, change), steps)
+    x = x.view(len(x), -1, *norm.normalized_shape)
     return x, norm(x)
 
 
@@ -193,12 +195,7 @@ def _downsample(layer: nn.Module, x: torch.Tensor, change: torch.Tensor, order: 
     merging, compiled = layer.downsample, _compiled(layer.blocks[-1], x)
     steps = _steps(order, ("squares", *merging.input_resolution), x.device)
     with torch.autocast(x.device.type, enabled=False):
-        if compiled:
-            from haf_utils.kernels import add_norm
-
-            _, x = add_norm(x, change, steps[0], merging.norm, x.dtype)
-        else:
-            x = merging.norm(_reorder(_add(x, change), steps).view(x.shape[0], -1, 4 * x.shape[2]))
+        _, x = _add_norm(x, change, steps, merging.norm, compiled)
         return linear(merging.reduction, x)
 
 

@@ -272,6 +272,21 @@ def _power_of_two(x):
 
 
 @njit(inline="always")
+def _turn(tokens, first, row, count, columns):
+    """`count` numbers of each of a window's tokens, from `first` on and `row` apart -> columns (count, TOKENS)."""
+    for i in range(TOKENS):
+        for d in range(count):
+            columns[d * TOKENS + i] = tokens[first + i * row + d]
+
+
+@njit(inline="always")
+def _turn_back(columns, count, tokens, first, row):
+    for i in range(TOKENS):
+        for d in range(count):
+            tokens[first + i * row + d] = columns[d * TOKENS + i]
+
+
+@njit(inline="always")
 def _add_bias(scores, of_head, of_window, scale, largest):
     """Scores become scale · scores + of_head + of_window; `largest` what the largest of each column is."""
     largest[:] = float32(-3e38)
@@ -308,10 +323,8 @@ def _attend(part, parts, qkv, of_head, of_window, scale, result):
         for head in range(heads):
             queries = window * TOKENS * row + head * HEAD
             keys, values = queries + width, queries + 2 * width
-            for i in range(TOKENS):
-                for d in range(HEAD):
-                    query[d * TOKENS + i] = qkv[queries + i * row + d]
-            for j in range(0, TOKENS, 4):
+            _turn(qkv, queries, row, HEAD, query)
+            for j in range(0, TOKENS, _ROWS):
                 _scores(qkv, keys + j * row, row, query, scores, j * TOKENS)
             _add_bias(scores, of_head[head], of_window[window % windows], scale, largest)
             total[:] = float32(0)
@@ -320,16 +333,14 @@ def _attend(part, parts, qkv, of_head, of_window, scale, result):
                     weight = _weight(scores[j * TOKENS + i], largest[i])
                     scores[j * TOKENS + i] = weight
                     total[i] += weight
-            for d in range(0, HEAD, 4):
+            for d in range(0, HEAD, _ROWS):
                 _gathered(qkv, values + d, row, scores, gathered, d * TOKENS)
             for i in range(TOKENS):
                 total[i] = float32(1) / total[i]
             for d in range(HEAD):
                 for i in range(TOKENS):
                     gathered[d * TOKENS + i] *= total[i]
-            for i in range(TOKENS):
-                for d in range(HEAD):
-                    result[(window * TOKENS + i) * width + head * HEAD + d] = gathered[d * TOKENS + i]
+            _turn_back(gathered, HEAD, result, window * TOKENS * width + head * HEAD, width)
 
 
 _scores_of_pairs = product(HEAD // 2, pairs=True, by_row=True)
@@ -351,15 +362,13 @@ def _attend_in_pairs(part, parts, qkv, of_head, of_window, scale, result):
         for head in range(heads):
             queries = window * TOKENS * row + head * half
             keys, values = queries + width, queries + 2 * width
-            for i in range(TOKENS):
-                for d in range(half):
-                    query[d * TOKENS + i] = qkv[queries + i * row + d]
+            _turn(qkv, queries, row, half, query)
             for j in range(TOKENS // 2):  # pairs along the tokens instead
                 for d in range(half):
                     one, next_one = qkv[values + 2 * j * row + d], qkv[values + (2 * j + 1) * row + d]
                     value[j * HEAD + 2 * d] = uint32((one & uint32(0xFFFF)) | uint32(next_one << uint32(16)))
                     value[j * HEAD + 2 * d + 1] = uint32(uint32(one >> uint32(16)) | (next_one & uint32(0xFFFF0000)))
-            for j in range(0, TOKENS, 4):
+            for j in range(0, TOKENS, _ROWS):
                 _scores_of_pairs(qkv, keys + j * row, row, query, scores, j * TOKENS)
             _add_bias(scores, of_head[head], of_window[window % windows], scale, largest)
             total[:] = float32(0)
@@ -371,7 +380,7 @@ def _attend_in_pairs(part, parts, qkv, of_head, of_window, scale, result):
                     )
                     weights[j * TOKENS + i] = pair
                     total[i] += _wide(pair & uint32(0xFFFF)) + uint32(pair & uint32(0xFFFF0000)).view(float32)
-            for d in range(0, HEAD, 4):
+            for d in range(0, HEAD, _ROWS):
                 _gathered_of_pairs(value, d, HEAD, weights, gathered, d * TOKENS)
             for i in range(TOKENS):
                 total[i] = float32(1) / total[i]
@@ -379,9 +388,7 @@ def _attend_in_pairs(part, parts, qkv, of_head, of_window, scale, result):
                 for i in range(TOKENS):
                     place = 2 * d * TOKENS + i
                     rounded[d * TOKENS + i] = _pair(gathered[place] * total[i], gathered[place + TOKENS] * total[i])
-            for i in range(TOKENS):
-                for d in range(half):
-                    result[(window * TOKENS + i) * width + head * half + d] = rounded[d * TOKENS + i]
+            _turn_back(rounded, half, result, window * TOKENS * width + head * half, width)
 
 
 @_compiled(fastmath=True)
