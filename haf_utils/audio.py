@@ -144,16 +144,34 @@ def windows(samples: np.ndarray, window: int) -> np.ndarray:
     return np.stack([samples[start : start + window] for start in fixed_windows(len(samples), window)])
 
 
-def random_window(samples: np.ndarray, window: int, rng: np.random.Generator) -> np.ndarray:
-    """A training or test-time view of a clip: int16 (n,) -> int16 (window,).
+def random_window(samples: np.ndarray, rng: np.random.Generator, out: np.ndarray) -> np.ndarray:
+    """A training or test-time view of a clip: int16 (n,) -> int16 `out` (window,), which is written and returned.
 
-    Longer than `window`: cut at a random place, as laion-clap does. Shorter: repeat-padded and rotated by a random
-    offset, without which all views of a short clip were the same (ours).
+    Longer than the window: cut at a random place, as laion-clap does. Shorter: repeat-padded and rotated by a random
+    offset, without which all views of a short clip were the same (ours). Written once, into its place in a batch: a
+    GPU asks for batches about as fast as memory can be copied.
     """
+    window = len(out)
     if len(samples) > window:
         start = int(rng.integers(len(samples) - window + 1))
-        return np.array(samples[start : start + window])
-    return np.roll(repeat_pad(samples, window), int(rng.integers(window)))
+        out[:] = samples[start : start + window]
+        return out
+    offset, sounding = int(rng.integers(window)), window // len(samples) * len(samples)
+    _repeat(samples, 0, sounding, out[offset:])
+    _repeat(samples, window - offset, sounding, out[:offset])
+    return out
+
+
+def _repeat(samples: np.ndarray, begin: int, end: int, out: np.ndarray) -> None:
+    """Write what stands from `begin` on where `samples` are repeated up to `end` and zeros follow."""
+    sound, phase = out[: max(0, end - begin)], begin % len(samples)
+    out[len(sound) :] = 0
+    first = min(len(sound), len(samples) - phase)
+    sound[:first] = samples[phase : phase + first]
+    rest = sound[first:]
+    whole = len(rest) // len(samples) * len(samples)
+    rest[:whole].reshape(-1, len(samples))[:] = samples
+    rest[whole:] = samples[: len(rest) - whole]
 
 
 # The audio store -----------------------------------------------------------------------------------------------------

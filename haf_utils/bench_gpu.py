@@ -24,8 +24,9 @@ from haf_utils.corpus import Corpus
 from haf_utils.losses import hierarchical_targets, soft_cross_entropy
 from haf_utils.model import HafClassifier
 from haf_utils.profiles import ClapConfig
-from haf_utils.systems import ClapBackbone, LiveInputs, System, ahead
+from haf_utils.systems import ClapBackbone, LiveInputs, System
 from haf_utils.taxonomy import CLASSES
+from haf_utils.threads import ahead
 
 __all__ = ["gpu_table"]
 
@@ -65,7 +66,7 @@ def gpu_table(
             prepare = lambda number: inputs.prepare(np.arange(batch), (0, number))  # noqa: E731
             with FlopCounterMode(display=False) as counter:
                 step(prepare(0))
-            seconds, waited = _timed(step, ahead(prepare, range(steps)), device)
+            seconds, waited = _timed(step, ahead(prepare, range(steps), device), device)
             rows.append(
                 {
                     "work": f"{work}, batch {batch}, bf16",

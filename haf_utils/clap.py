@@ -39,7 +39,7 @@ from haf_utils.taxonomy import prompts
 from haf_utils.threads import gate, in_threads
 from haf_utils.torchvision_operators import provide_operators
 
-__all__ = ["KNOWN", "Clap", "ClapNetwork", "load_clap", "pad_tokens", "save_clap"]
+__all__ = ["KNOWN", "Clap", "ClapNetwork", "empty_windows", "load_clap", "pad_tokens", "save_clap"]
 
 PAD = 1  # RoBERTa's
 # Name -> file in the hub repository `LAION`: the unfused checkpoints with HTSAT-tiny.
@@ -173,7 +173,7 @@ class ClapNetwork(nn.Module):
             # Frames stand last on purpose: on (B, mel_bins, frames, 1) PyTorch 2.13 gives BatchNorm wrong gradients.
             x = branch.bn0(self.log_mel(waveforms)[:, :, None]).permute(0, 2, 3, 1)  # (B, 1, frames, mel_bins)
             if augment:
-                x = branch.spec_augmenter(x)
+                x = _hide_stripes(branch.spec_augmenter, x)
             if x.device.type == "cpu":
                 x = _stretch(x, branch.spec_size * branch.freq_ratio)
             x = branch.reshape_wav2img(x)  # (B, 1, spec_size, spec_size)
@@ -190,6 +190,17 @@ class ClapNetwork(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Audio and text embeddings of a batch of pairs, as `audio_embedding` and `text_embedding` give them."""
         return self.audio_embedding(waveforms, augment), self.text_embedding(input_ids, attention_mask)
+
+
+def _hide_stripes(augmenter: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Log-mel (B, 1, frames, mel_bins) with laion-clap's random stripes of zeros, as it draws them.
+
+    It writes each stripe into x, and every such write is on the way back another copy of the gradient: 256 for 64
+    clips, half the launches of a training step on a GPU. Here it writes into a row of ones for either axis.
+    """
+    batch, _, frames, bins = x.shape
+    heard = augmenter.time_dropper(torch.ones(batch, 1, frames, 1)).to(x.device)
+    return x * (heard * augmenter.freq_dropper(torch.ones(batch, 1, 1, bins)).to(x.device))
 
 
 def _stretch(x: torch.Tensor, frames: int) -> torch.Tensor:
@@ -251,7 +262,7 @@ class Clap:
         """Waveforms (B, window_samples), in [-1, 1] or int16 -> embeddings (B, 512), on this device."""
         self.network.eval()
         with self.autocast():
-            return self.network.audio_embedding(waveforms.to(self.device))
+            return self.network.audio_embedding(waveforms.to(self.device, non_blocking=True))
 
     @kept_memory()
     def embed_audio(self, clips: Sequence, batch: int | None = None, progress: bool = True) -> np.ndarray:
@@ -276,9 +287,10 @@ class Clap:
         def embed(first: int) -> np.ndarray:
             waveforms = [cut(clip) for clip in clips[first : first + batch]]
             ends = np.cumsum([len(each) for each in waveforms])
+            together = empty_windows(ends[-1], audio.window_samples, self.device)
+            np.concatenate(waveforms, out=together.numpy())
             with turn:
-                parts = torch.from_numpy(np.concatenate(waveforms)).split(batch)
-                each = torch.cat([self.embed_windows(part).float().cpu() for part in parts]).numpy()
+                each = torch.cat([self.embed_windows(part).float().cpu() for part in together.split(batch)]).numpy()
             return np.stack([of_clip.mean(axis=0) for of_clip in np.split(each, ends[:-1])])
 
         starts = range(0, len(clips), batch)
@@ -325,6 +337,12 @@ class Clap:
         anchors = torch.from_numpy(self.embed_text(prompts() if texts is None else texts, progress=False))
         scale = self.network.logit_scale_a.exp().float().cpu()
         return (scale * torch.from_numpy(np.asarray(audio, np.float32)) @ anchors.T).softmax(dim=1).numpy()
+
+
+def empty_windows(number: int, samples: int, device: torch.device) -> torch.Tensor:
+    """Room for windows, int16 (number, samples), on the CPU: for a GPU in pinned memory, which it reads by itself, and
+    which serves again for later batches."""
+    return torch.empty((number, samples), dtype=torch.int16, pin_memory=device.type == "cuda")
 
 
 def pad_tokens(rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:

@@ -8,7 +8,7 @@ official ones, but belongs to no part; `lost` says why.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +55,13 @@ class Corpus:
 
     def samples(self, row: int) -> np.ndarray:
         """int16 mono samples (n,) of the clip in `row`: a view into the memory-mapped store."""
-        return self.stores[self.table["origin"].iat[row]].samples(self.table["sound_id"].iat[row])
+        origins, ids = self._names
+        return self.stores[origins[row]].samples(ids[row])
+
+    @cached_property
+    def _names(self) -> tuple[np.ndarray, np.ndarray]:
+        """Origin and id of each row: out of the table one by one they take longer than their samples."""
+        return self.table["origin"].to_numpy(), self.table["sound_id"].to_numpy()
 
     @cache  # noqa: B019 (a process holds few corpora, and the grouped folds take seconds)
     def _folds(self, split: str) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:

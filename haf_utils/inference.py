@@ -11,7 +11,8 @@ from haf_utils.memory import kept_memory
 from haf_utils.progress import bar
 from haf_utils.regularizers import Features
 from haf_utils.runs import Predictions
-from haf_utils.systems import CachedInputs, LiveInputs, System, ahead, clip_generator
+from haf_utils.systems import CachedInputs, LiveInputs, System, clip_generator
+from haf_utils.threads import ahead
 
 __all__ = ["average_probabilities", "classify", "embed_rows", "predict"]
 
@@ -41,7 +42,7 @@ def embed_rows(system: System, inputs: CachedInputs | LiveInputs, rows: np.ndarr
     """Features of `rows`, on the inputs' device; `key` as for `LiveInputs.prepare`. The system is left in eval mode."""
     system.eval()
     chunks = [rows[start : start + batch] for start in range(0, len(rows), batch)]
-    prepared = ahead(lambda chunk: inputs.prepare(chunk, key), chunks)
+    prepared = ahead(lambda chunk: inputs.prepare(chunk, key), chunks, inputs.device)
     embedded = [
         inputs.embed(system, part) for part in bar(prepared, total=len(chunks), description="embedding", unit="batch")
     ]
@@ -107,5 +108,5 @@ def embed_audio_view(system: System, inputs: LiveInputs, rows: np.ndarray, batch
     """Audio embeddings (R, E) of one random window of each of `rows`, drawn from `key` and the clip's id."""
     system.eval()
     chunks = [rows[start : start + batch] for start in range(0, len(rows), batch)]
-    prepared = ahead(lambda chunk: inputs.prepare(chunk, key), chunks)
+    prepared = ahead(lambda chunk: inputs.prepare(chunk, key), chunks, inputs.device)
     return torch.cat([inputs.embed_audio(system, part) for part in prepared])

@@ -28,13 +28,14 @@ import torch
 import torch.nn.functional as F
 
 from haf_utils.audio import random_window
-from haf_utils.clap import Clap
+from haf_utils.clap import Clap, empty_windows
 from haf_utils.ema import Ema
 from haf_utils.memory import kept_memory
 from haf_utils.profiles import Pretraining
 from haf_utils.progress import bar, line
 from haf_utils.runs import write_beside
-from haf_utils.systems import ahead, clip_generator
+from haf_utils.systems import clip_generator
+from haf_utils.threads import ahead
 from haf_utils.torchvision_operators import provide_operators
 
 __all__ = ["caption_group", "contrastive_loss", "launch", "plan_epoch", "pretrain", "retrieval_scores"]
@@ -154,7 +155,9 @@ def pretrain(
         plan = plan_epoch(sources, settings.batch, shares, seed, epoch)
         plan = plan[: len(plan) // accumulate * accumulate]
         part = np.array_split(np.arange(settings.batch), fabric.world_size)[fabric.global_rank]
-        batches = ahead(lambda rows, epoch=epoch: _batch(clap, table, stores, rows, seed, epoch), plan[:, part])
+        batches = ahead(
+            lambda rows, epoch=epoch: _batch(clap, table, stores, rows, seed, epoch), plan[:, part], clap.device
+        )
         network.train()
         with torch.random.fork_rng():
             torch.manual_seed(int(clip_generator(seed, "dropout", epoch, fabric.global_rank).integers(2**63)))
@@ -227,15 +230,15 @@ def launch(device: str | torch.device = "cpu", processes: int = 1, precision: st
 
 def _batch(clap: Clap, table: pd.DataFrame, stores: Mapping, rows: np.ndarray, seed: int, epoch: int):
     """int16 windows (B, samples), tokens and caption groups (B,) of `rows`; what is drawn depends on clip and epoch."""
-    waveforms, captions = [], []
-    for row in rows:
-        sound_id, source = str(table["sound_id"].iat[row]), table["source"].iat[row]
+    waveforms, captions = empty_windows(len(rows), clap.config.audio.window_samples, clap.device), []
+    clips = table.iloc[rows]
+    names = zip(clips["sound_id"].astype(str), clips["source"], clips["captions"], waveforms.numpy(), strict=True)
+    for sound_id, source, choices, place in names:
         rng = clip_generator(seed, "clip", epoch, source, sound_id)
-        choices = table["captions"].iat[row]
         captions.append(choices[rng.integers(len(choices))])
-        waveforms.append(random_window(stores[source].samples(sound_id), clap.config.audio.window_samples, rng))
+        random_window(stores[source].samples(sound_id), rng, place)
     groups = torch.tensor([caption_group(caption) for caption in captions])
-    return torch.from_numpy(np.stack(waveforms)), clap.tokenize(captions), groups
+    return waveforms, clap.tokenize(captions), groups
 
 
 def _loss(fabric, network, bare, batch, device: torch.device) -> torch.Tensor:

@@ -27,23 +27,30 @@ def encode(roberta: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Te
     places = mask.flatten().nonzero().squeeze(1)  # of the tokens among all places, padding included
     x = roberta.embeddings(input_ids=input_ids).flatten(0, 1).index_select(0, places)
     first = F.pad(mask.sum(1).cumsum(0), (1, 0))[:-1]  # each text's first token
+    # Which token stands in each place; in padding, which nobody looks at, any one.
+    tokens = (mask.flatten().cumsum(0) - 1).clamp(min=0)
     *layers, last = roberta.encoder.layer
     for layer in layers:
-        x = _feed_forward(layer, _attended(layer.attention, x, _attention(layer.attention.self, x, places, mask)))
-    gathered = _attention(last.attention.self, x, places, mask, first)
+        gathered = _attention(layer.attention.self, x, places, tokens, mask)
+        x = _feed_forward(layer, _attended(layer.attention, x, gathered))
+    gathered = _attention(last.attention.self, x, places, tokens, mask, first)
     x = _feed_forward(last, _attended(last.attention, x.index_select(0, first), gathered))
     return torch.tanh(linear(roberta.pooler.dense, x))
 
 
 def _attention(
-    attention: nn.Module, x: torch.Tensor, places: torch.Tensor, mask: torch.Tensor, first: torch.Tensor | None = None
+    attention: nn.Module,
+    x: torch.Tensor,
+    places: torch.Tensor,
+    tokens: torch.Tensor,
+    mask: torch.Tensor,
+    first: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """What each of the tokens x (N, D) gathers from its text: (N, D), or (B, D) for the `first` ones alone."""
     (batch, length), heads = mask.shape, attention.num_attention_heads
 
     def padded(values: torch.Tensor) -> torch.Tensor:  # (N, D) -> (B, heads, T, D / heads)
-        values = values.new_zeros(batch * length, values.shape[1]).index_copy(0, places, values)
-        return values.view(batch, length, heads, -1).transpose(1, 2)
+        return _Padded.apply(values, tokens, places).view(batch, length, heads, -1).transpose(1, 2)
 
     key, value = padded(linear(attention.key, x)), padded(linear(attention.value, x))
     if first is None:
@@ -56,6 +63,19 @@ def _attention(
     )
     gathered = gathered.transpose(1, 2).flatten(2).flatten(0, 1)  # (B · T or B, D)
     return gathered.index_select(0, places) if first is None else gathered
+
+
+class _Padded(torch.autograd.Function):
+    """Tokens (N, D) -> (B · T, D), each in its place; what padding holds has no part in any gradient."""
+
+    @staticmethod
+    def forward(ctx, values: torch.Tensor, tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        ctx.places = places
+        return values.index_select(0, tokens)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor):
+        return gradient.index_select(0, ctx.places), None, None
 
 
 def _attended(attention: nn.Module, x: torch.Tensor, gathered: torch.Tensor) -> torch.Tensor:

@@ -7,8 +7,6 @@ backbone on waveforms and tokens (`LiveInputs`). Everything after the embeddings
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from haf_utils.audio import random_window, windows
-from haf_utils.clap import pad_tokens
+from haf_utils.clap import empty_windows, pad_tokens
 from haf_utils.corpus import Corpus
 from haf_utils.regularizers import Features
 
@@ -27,7 +25,6 @@ __all__ = [
     "LiveInputs",
     "PasstBackbone",
     "System",
-    "ahead",
     "clip_generator",
     "torch_seed",
 ]
@@ -84,19 +81,6 @@ def torch_seed(*key: int | str) -> int:
     return int(clip_generator(*key).integers(2**62))
 
 
-def ahead(function: Callable, items: Iterable) -> Iterator:
-    """`map(function, items)`, one item ahead in a thread: windows are cut while the network works on the last batch."""
-    with ThreadPoolExecutor(1) as pool:
-        pending = None
-        for item in items:
-            following = pool.submit(function, item)
-            if pending is not None:
-                yield pending.result()
-            pending = following
-        if pending is not None:
-            yield pending.result()
-
-
 @dataclass
 class CachedInputs:
     """Embeddings computed beforehand: audio (N, E), text (N, E), presence (N,), float32, row by row of the corpus."""
@@ -107,8 +91,12 @@ class CachedInputs:
 
     live = False  # a view cannot change a cached embedding
 
+    @property
+    def device(self) -> torch.device:
+        return self.audio.device
+
     def prepare(self, rows: np.ndarray, key: tuple | None = None) -> torch.Tensor:
-        return torch.from_numpy(rows).to(self.audio.device)
+        return torch.from_numpy(rows).to(self.device)
 
     def embed(self, system: System, batch: torch.Tensor) -> Features:
         return Features(self.audio[batch], self.text[batch], self.presence[batch])
@@ -156,14 +144,16 @@ class LiveInputs:
         """
         if key is None:
             cut = [windows(self.corpus.samples(row), self.window) for row in rows]
+            number = [len(of_clip) for of_clip in cut]
+            together = empty_windows(sum(number), self.window, self.device)
+            np.concatenate(cut, out=together.numpy())
         else:
-            cut = [
-                random_window(self.corpus.samples(row), self.window, clip_generator(*key, self.ids[row]))[None]
-                for row in rows
-            ]
+            number, together = [1] * len(rows), empty_windows(len(rows), self.window, self.device)
+            for row, place in zip(rows, together.numpy(), strict=True):
+                random_window(self.corpus.samples(row), clip_generator(*key, self.ids[row]), place)
         return Batch(
-            torch.from_numpy(np.concatenate(cut)),
-            torch.repeat_interleave(torch.arange(len(rows)), torch.tensor([len(c) for c in cut])),
+            together,
+            torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(number)),
             pad_tokens([self.tokens[row] for row in rows]),
             self.presence[rows],
         )
@@ -176,8 +166,10 @@ class LiveInputs:
         with self.autocast():
             each = system.backbone.embed_audio(batch.windows.to(self.device, non_blocking=True))
         sums = each.new_zeros((len(batch.presence), each.shape[1]), dtype=torch.float32)
-        owner = batch.clip.to(self.device)
-        mean = sums.index_add(0, owner, each.float()) / torch.bincount(owner, minlength=len(sums))[:, None]
+        number = torch.bincount(batch.clip, minlength=len(sums))[
+            :, None
+        ]  # counted here: a GPU would have to be waited for
+        mean = sums.index_add(0, batch.clip.to(self.device), each.float()) / number.to(self.device)
         return F.normalize(mean, dim=1) if system.backbone.normalised else mean
 
     def embed(self, system: System, batch: Batch) -> Features:

@@ -7,31 +7,53 @@ CLAP's real size, attention alone by a third).
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from threading import BoundedSemaphore
 
 import torch
 
-__all__ = ["gate", "in_threads"]
+__all__ = ["ahead", "gate", "in_threads"]
+
+# Threads that prepare what a GPU computes. More hinder each other at Python's lock (measured beside an H200, 16 cores:
+# 4 threads decode 240 files a second, 8 180, 16 90).
+BESIDE_GPU = 4
 
 
 def in_threads(function: Callable, items: Sequence, device: torch.device) -> Iterator:
     """`map(function, items)`, several at a time, results in order. The first error ends it, as does Ctrl-C.
 
-    On a CPU there are as many threads as PyTorch would use, each of which computes alone. Beside a GPU there are half
-    as many as cores, to read and decode; they take turns at the GPU by `gate`.
+    On a CPU there are as many threads as PyTorch would use, each of which computes alone. Beside a GPU there are four,
+    to read and decode; they take turns at the GPU by `gate`.
     """
     on_cpu, threads = torch.device(device).type == "cpu", torch.get_num_threads()
-    workers = threads if on_cpu else max(2, (os.cpu_count() or 2) // 2)
+    workers = threads if on_cpu else BESIDE_GPU
     pool = ThreadPoolExecutor(workers, initializer=partial(torch.set_num_threads, 1) if on_cpu else None)
     try:
         yield from pool.map(function, items)
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(threads)  # the number for threads that are yet to come is one for the whole process
+
+
+def ahead(function: Callable, items: Iterable, device: torch.device | str = "cpu") -> Iterator:
+    """`map(function, items)`, a little ahead in threads: batches are cut while the network works on those before.
+
+    On a CPU one thread is one item ahead. A GPU asks for batches faster than one thread cuts them.
+    """
+    threads = 1 if torch.device(device).type == "cpu" else BESIDE_GPU
+    pool, pending = ThreadPoolExecutor(threads), deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def gate(device: torch.device) -> BoundedSemaphore:

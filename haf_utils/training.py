@@ -33,8 +33,9 @@ from haf_utils.profiles import profile
 from haf_utils.progress import bar, line
 from haf_utils.regularizers import add_noise, drop_texts, mixup
 from haf_utils.runs import Predictions, RunError, finished, write_beside, write_json, write_predictions
-from haf_utils.systems import CachedInputs, LiveInputs, System, ahead, clip_generator, torch_seed
+from haf_utils.systems import CachedInputs, LiveInputs, System, clip_generator, torch_seed
 from haf_utils.taxonomy import CLASSES
+from haf_utils.threads import ahead
 
 __all__ = ["SCORED", "FinetuneConfig", "close_run", "finetune", "open_run", "recorded"]
 
@@ -221,7 +222,7 @@ def _train_epoch(config, corpus, system, inputs, rows, optimiser, ema, epoch, qu
     device = next(system.parameters()).device
     soft = targets(torch.tensor(corpus.labels).clamp(min=0), config.smoothing, config.smoothing_factor)
     soft[torch.tensor((corpus.table["origin"] == "bsd35k-cs").to_numpy(copy=True))] *= config.extra_weight
-    prepared = ahead(lambda chunk: (chunk, inputs.prepare(chunk, (config.seed, epoch))), batches)
+    prepared = ahead(lambda chunk: (chunk, inputs.prepare(chunk, (config.seed, epoch))), batches, device)
     total, steps = 0.0, math.ceil(len(batches) / config.accumulation)
     for number, (chunk, batch) in enumerate(
         bar(

@@ -6,7 +6,8 @@ from haf_utils.corpus import load_corpus
 from haf_utils.inference import average_probabilities, classify, embed_rows, predict, view_noise
 from haf_utils.model import HafClassifier
 from haf_utils.profiles import profile
-from haf_utils.systems import CachedInputs, LiveInputs, System, ahead, clip_generator
+from haf_utils.systems import CachedInputs, LiveInputs, System, clip_generator
+from haf_utils.threads import ahead
 
 
 class Listener(torch.nn.Module):
@@ -181,6 +182,7 @@ def test_long_clips_are_heard_through_windows_that_are_averaged(corpus):
 def test_ahead_keeps_the_order_and_passes_errors_on():
     assert list(ahead(lambda x: x * x, range(5))) == [0, 1, 4, 9, 16]
     assert list(ahead(lambda x: x, [])) == []
+    assert list(ahead(lambda x: x * x, range(9), "cuda")) == [x * x for x in range(9)]  # several threads
 
     def fail(x):
         raise KeyError(x)
