@@ -37,6 +37,8 @@ from haf_utils.workspace import make_embedded
 
 __all__ = ["machine", "main", "stages", "table"]
 
+NAMES = [*ROWS, "gpu"]
+
 
 def machine() -> dict[str, str | int | float]:
     """What the numbers were measured on."""
@@ -108,7 +110,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print and write; returns 0, 1 where a result is wrong, 2 for wrong arguments."""
     parser = argparse.ArgumentParser(prog="python -m haf_utils.bench", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="few examples, one round: about a minute, and rough")
-    parser.add_argument("--only", default="", help=f"some of {','.join(ROWS)}, with commas between")
+    parser.add_argument("--only", default="", help=f"some of {','.join(NAMES)}, with commas between")
     parser.add_argument("--audio", default="", help="folder of recordings in BSD10k layout")
     parser.add_argument("--runs", default="", help="folder for results (default: runs/ in the repository)")
     parser.add_argument("--growth", action="store_true", help="also how time and memory grow up to 20,000 clips")
@@ -125,10 +127,14 @@ def main(arguments: list[str] | None = None) -> int:
     if given.publish and partial:
         print("error: --publish takes a whole run, without --quick and --only", file=sys.stderr)
         return 2
-    wanted = [name.strip() for name in given.only.split(",") if name.strip()] or list(ROWS)
-    unknown = [name for name in wanted if name not in ROWS]
+    on_gpu = torch.cuda.is_available()
+    wanted = [name.strip() for name in given.only.split(",") if name.strip()] or (NAMES if on_gpu else list(ROWS))
+    unknown = [name for name in wanted if name not in NAMES]
     if unknown:
-        print(f"error: --only {unknown[0]}: choose from {', '.join(ROWS)}", file=sys.stderr)
+        print(f"error: --only {unknown[0]}: choose from {', '.join(NAMES)}", file=sys.stderr)
+        return 2
+    if "gpu" in wanted and not on_gpu:
+        print("error: --only gpu: PyTorch sees no GPU here", file=sys.stderr)
         return 2
     try:
         audio, titles = sources(given.audio)
@@ -143,25 +149,26 @@ def main(arguments: list[str] | None = None) -> int:
     # Of the alternatives: old names that laion-clap imports, and four workers where there are fewer cores.
     for message in ("torch.meshgrid", "This DataLoader will create", "Importing from timm.models"):
         warnings.filterwarnings("ignore", message=message)
-    for name in wanted:
+    for name in (name for name in wanted if name in ROWS):
         begun = time.monotonic()
         rows += ROWS[name](QUICK if given.quick else FULL, audio, titles)
         print(f"{name} … {time.monotonic() - begun:.0f} s", flush=True)
     if given.quick:  # what is to be reached is meant for the full sizes
         rows = [dataclasses.replace(row, target=None) for row in rows]
         print("few examples, one round: rough, and no measure of the targets")
-    shown = table(rows)
-    print(shown.to_string(index=False))
+    if rows:
+        print(table(rows).to_string(index=False))
     record = {"machine": about, "rows": [_record(row) for row in rows]}
-    if torch.cuda.is_available():
+    if "gpu" in wanted:
         gpu = gpu_table(titles)
         print(gpu.to_string(index=False))
         record["gpu"] = gpu.to_dict("records")
     write_json(folder / "bench.json", record)
-    write_beside(folder / "bench.csv", lambda path: shown.to_csv(path, index=False))
-    plots.style()
-    plt.close(plots.save(ratio_figure(rows, about), folder, "bench"))
-    print(f"table and figure in {folder}")
+    if rows:
+        write_beside(folder / "bench.csv", lambda path: table(rows).to_csv(path, index=False))
+        plots.style()
+        plt.close(plots.save(ratio_figure(rows, about), folder, "bench"))
+    print(f"results in {folder}")
     if given.growth:
         grown = growth()
         print(grown.to_string(index=False))

@@ -197,7 +197,7 @@ def test_a_run_writes_table_figure_and_seconds(tmp_path, recordings, capsys, mon
     assert list(pd.read_csv(folder / "bench.csv").columns) == columns
     assert (folder / "bench.png").stat().st_size > 1_000
     printed = capsys.readouterr().out
-    assert "bootstrap replicates" in printed and f"table and figure in {folder}" in printed
+    assert "bootstrap replicates" in printed and f"results in {folder}" in printed
     assert not plt.get_fignums()  # no figure is left open
 
 
@@ -214,6 +214,24 @@ def test_a_run_writes_table_figure_and_seconds(tmp_path, recordings, capsys, mon
 def test_wrong_arguments_are_named(arguments, said, tmp_path, capsys):
     assert bench.main([*arguments, "--runs", str(tmp_path)]) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_not_measured(capsys, tmp_path):
+    assert bench.main(["--only", "gpu", "--runs", str(tmp_path)]) == 2
+    assert "no GPU" in capsys.readouterr().err
+
+
+def test_a_gpu_alone_makes_no_table_of_ratios(recordings, monkeypatch, tmp_path, capsys):
+    measured = pd.DataFrame({"work": ["embedding"], "clips_per_second": [3000.0]})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
+    monkeypatch.setattr(bench, "gpu_table", lambda titles: measured)
+    assert bench.main(["--only", "gpu", "--audio", str(recordings[0]), "--runs", str(tmp_path)]) == 0
+    record = json.loads((tmp_path / "bench" / "partial" / "bench.json").read_text())
+    assert record["machine"]["gpu"] == "a card" and record["gpu"] == measured.to_dict("records")
+    assert sorted(path.name for path in (tmp_path / "bench" / "partial").iterdir()) == ["bench.json"]
+    assert "3000" in capsys.readouterr().out
 
 
 def test_stages_are_read_from_executed_notebooks(tmp_path):
