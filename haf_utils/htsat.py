@@ -122,7 +122,7 @@ def _add_norm(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """x + change, reordered by `steps`, and its layer norm: over a token, or over as many as it takes side by side.
     Without gradients x may be overwritten."""
-    if compiled:
+    if compiled and not torch.is_grad_enabled():
         from haf_utils.kernels import add_norm
 
         return add_norm(x, change, None if steps is None else steps[0], norm, _precision(x))
@@ -161,9 +161,9 @@ def _precision(x: torch.Tensor) -> torch.dtype:
 
 
 def _compiled(block: nn.Module, x: torch.Tensor) -> bool:
-    """Whether `kernels` do what is between the products of a block: they have no gradients, no dropout, and know one
-    size of windows and heads."""
-    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_grad_enabled():
+    """Whether `kernels` do what is between the products of a block (with gradients its attention alone): they have no
+    dropout, and know one size of windows and heads."""
+    if x.device.type != "cpu" or x.dtype != torch.float32:
         return False
     if _precision(x) not in (torch.float32, torch.bfloat16):
         return False

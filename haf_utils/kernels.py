@@ -1,6 +1,5 @@
-"""What lies between the matrix products of HTSAT on a CPU, without gradients: each one pass over memory, compiled by
-numba, in fp32 or bf16. (Attention with gradients was tried as well: three per cent of a training step, for twice the
-code.)
+"""What lies between the matrix products of HTSAT on a CPU: each one pass over memory, compiled by numba, in fp32 or
+bf16. Attention has gradients (measured: a seventeenth off a training step), sums and norms have none.
 
 PyTorch goes over its tensors once an operation, copies queries, keys and values apart, turns bf16 into fp32 and back
 each time, and has its attention and layer norm made for rows much longer than a window's 64. What is compiled checks no
@@ -18,8 +17,9 @@ from numba import config, njit, prange, set_num_threads, types
 from numba.core import cgutils
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic, overload
-from numpy import float32, uint16, uint32
+from numpy import float32, uint16, uint32, uint64
 from numpy.polynomial import Chebyshev, Polynomial
+from torch.autograd.function import once_differentiable
 
 __all__ = ["HEAD", "PAIRS", "TOKENS", "add_norm", "product", "window_attention"]
 
@@ -49,7 +49,8 @@ def window_attention(qkv: torch.Tensor, of_head: torch.Tensor, of_window: torch.
     qkv, fp32 or bf16: the tokens window by window, each with queries, keys and values of all heads side by side.
     of_head (heads, TOKENS, TOKENS) and of_window (windows, TOKENS, TOKENS): what is added between a key (first) and a
     query, fp32; windows is 1 or how many an image has. All contiguous on the CPU. All between is fp32; in bf16 only the
-    result is rounded, and the softmax where the processor multiplies bf16. Raises ValueError for others.
+    result is rounded, and the softmax where the processor multiplies bf16. qkv and of_head get gradients. Raises
+    ValueError for others.
     """
     heads, windows = len(of_head), len(of_window)
     square, whole = (TOKENS, TOKENS), qkv.shape[1] % (windows * TOKENS) == 0
@@ -66,16 +67,37 @@ def window_attention(qkv: torch.Tensor, of_head: torch.Tensor, of_window: torch.
             f"heads and {tuple(of_window.shape)} of the windows, or are not contiguous"
         )
     if qkv.dtype == torch.bfloat16 and not PAIRS:
-        return window_attention(qkv.float(), of_head, of_window, scale).bfloat16()
-    result = qkv.new_empty(*qkv.shape[:2], heads * HEAD)
-    before, after = _array(qkv).reshape(-1), _array(result).reshape(-1)
-    if qkv.dtype == torch.bfloat16:
-        before, after = before.view(np.uint32), after.view(np.uint32)
-        passes = _attend_in_pairs, _attend_in_pairs_side_by_side
-    else:
-        passes = _attend, _attend_side_by_side
-    _in_parts(*passes, before, of_head.numpy(), of_window.numpy(), float32(scale), after)
-    return result
+        return _WindowAttention.apply(qkv.float(), of_head, of_window, scale).bfloat16()
+    return _WindowAttention.apply(qkv, of_head, of_window, scale)
+
+
+class _WindowAttention(torch.autograd.Function):
+    """Keeps nothing for the way back but what it is given: weights are computed again, in fp32."""
+
+    @staticmethod
+    def forward(ctx, qkv: torch.Tensor, of_head: torch.Tensor, of_window: torch.Tensor, scale: float) -> torch.Tensor:
+        ctx.save_for_backward(qkv, of_head, of_window)
+        ctx.scale = scale
+        result = qkv.new_empty(*qkv.shape[:2], len(of_head) * HEAD)
+        before, after = _array(qkv).reshape(-1), _array(result).reshape(-1)
+        if qkv.dtype == torch.bfloat16:
+            before, after = before.view(np.uint32), after.view(np.uint32)
+            passes = _attend_in_pairs, _attend_in_pairs_side_by_side
+        else:
+            passes = _attend, _attend_side_by_side
+        _in_parts(*passes, before, of_head.numpy(), of_window.numpy(), float32(scale), after)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: torch.Tensor):
+        qkv, of_head, of_window = (each.detach() for each in ctx.saved_tensors)
+        of_qkv, of_heads = torch.empty_like(qkv), np.zeros((_parts(), *of_head.shape), float32)
+        numbers = [_array(each).reshape(-1) for each in (qkv, gradient.contiguous(), of_qkv)]
+        words = [each.view(np.uint32) if each.dtype == np.uint16 else each for each in numbers[:2]]
+        arrays = *words, *numbers, of_head.numpy(), of_window.numpy(), float32(ctx.scale), of_heads
+        _in_parts(_attend_back, _attend_back_side_by_side, *arrays)
+        return of_qkv, torch.from_numpy(of_heads.sum(0)), None, None
 
 
 def add_norm(
@@ -122,12 +144,16 @@ def _in_parts(one, side_by_side, *arrays) -> None:
     numba's threads are the very ones of PyTorch where both have OpenMP; others would have to share the cores with
     PyTorch's, which wait wide awake for several milliseconds after every operation (measured: twice the time).
     """
-    parts = min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)
+    parts = _parts()
     if parts == 1:
         one(0, 1, *arrays)
     else:
         set_num_threads(parts)
         side_by_side(parts, *arrays)
+
+
+def _parts() -> int:
+    return min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)
 
 
 def _compiled(**options):
@@ -165,9 +191,10 @@ class _Pairs(ir.types.Type):
         return hash(_Pairs)
 
 
-def product(depth: int, pairs: bool, by_row: bool):
-    """A function for compiled code, `f(left, at, stride, right, result, to)`: four rows of a result (rows, 64) are four
-    rows of `left` (rows, depth) times `right` (depth, 64). All are flat arrays, of which nothing checks the bounds.
+def product(depth: int, pairs: bool, by_row: bool, width: int = TOKENS):
+    """A function for compiled code, `f(left, at, stride, right, result, to)`: four rows of a result (rows, width) are
+    four rows of `left` (rows, depth) times `right` (depth, width), width a multiple of 16. All are flat arrays, of
+    which nothing checks the bounds.
 
     The four rows of `left` start at `at`; `stride` lies between one row and the next (then columns are side by side)
     if `by_row`, else between one column and the next (then rows are). The result's start at `to`.
@@ -209,17 +236,17 @@ def product(depth: int, pairs: bool, by_row: bool):
                 return builder.call(dot, [total, builder.bitcast(x, _Pairs()), builder.bitcast(y, _Pairs())])
             return builder.fadd(builder.fmul(x, y, flags=("contract",)), total, flags=("contract",))
 
-        for begin in range(0, TOKENS, _AT_ONCE):
-            columns = range(begin, begin + _AT_ONCE, _LANES)
+        for begin in range(0, width, _AT_ONCE):
+            columns = range(begin, min(begin + _AT_ONCE, width), _LANES)
             sums = {(row, column): ir.Constant(_FLOATS, None) for row in range(_ROWS) for column in columns}
             for k in range(depth):
-                factors = {c: builder.load(lanes(right, number(k * TOKENS + c), kind), align=4) for c in columns}
+                factors = {c: builder.load(lanes(right, number(k * width + c), kind), align=4) for c in columns}
                 for row in range(_ROWS):
                     value = everywhere(row, k)
                     for column in columns:
                         sums[row, column] = add(sums[row, column], factors[column], value)
             for (row, column), total in sums.items():
-                offset = builder.add(to, number(row * TOKENS + column))
+                offset = builder.add(to, number(row * width + column))
                 builder.store(total, lanes(result, offset, _FLOATS), align=4)
         return context.get_dummy_value()
 
@@ -391,6 +418,111 @@ def _attend_in_pairs(part, parts, qkv, of_head, of_window, scale, result):
             _turn_back(rounded, half, result, window * TOKENS * width + head * half, width)
 
 
+_SIDE = 32  # numbers that a token has here: those of a head, and zeros that fill up a vector
+# Without a sign: an index that might be negative is looked at one by one (measured: up to twice the time).
+_UNSIGNED = uint64(TOKENS), uint64(HEAD), uint64(_SIDE)
+_of_keys = product(TOKENS, pairs=False, by_row=True, width=_SIDE)
+_of_queries = product(TOKENS, pairs=False, by_row=False, width=_SIDE)
+
+
+@njit(inline="always")
+def _read_tokens(tokens, first, row, side):
+    """A head's numbers of a window's tokens, `row` apart from `first` on -> side (TOKENS, _SIDE) in fp32."""
+    many, numbers, apart = _UNSIGNED
+    first, row = uint64(first), uint64(row)
+    for i in range(many):
+        for d in range(numbers):
+            side[i * apart + d] = _read(tokens[first + i * row + d])
+
+
+@njit(inline="always")
+def _write_tokens(side, scale, tokens, first, row):
+    many, numbers, apart = _UNSIGNED
+    first, row = uint64(first), uint64(row)
+    for i in range(many):
+        for d in range(numbers):
+            tokens[first + i * row + d] = _like(side[i * apart + d] * scale, tokens[0])
+
+
+def _words(x):
+    """How many of an array's elements a head has: numbers of fp32, or pairs of bf16."""
+
+
+@overload(_words, inline="always")
+def _words_of(x):
+    count = HEAD // 2 if x.dtype == types.uint32 else HEAD
+    return lambda x: count
+
+
+def _score(left, at, stride, right, result, to):
+    """Four rows of scores, by fp32 or by pairs of bf16."""
+
+
+@overload(_score, inline="always")
+def _score_as(left, at, stride, right, result, to):
+    if left.dtype == types.uint32:
+        return lambda left, at, stride, right, result, to: _scores_of_pairs(left, at, stride, right, result, to)
+    return lambda left, at, stride, right, result, to: _scores(left, at, stride, right, result, to)
+
+
+@_compiled(fastmath=_IN_ORDER)
+def _attend_back(part, parts, words, of_words, qkv, gradient, of_qkv, of_head, of_window, scale, of_heads):
+    """From the gradient of a part of the windows' results to that of their queries, keys and values, and to that of
+    `of_head`, a sum for each part: of_heads (parts, heads, TOKENS, TOKENS). `words` and `of_words`: qkv and gradient
+    once more, as `_words` counts them."""
+    heads, windows = of_head.shape[0], of_window.shape[0]
+    width, row, count = heads * HEAD, 3 * heads * HEAD, len(qkv) // (3 * heads * HEAD * TOKENS)
+    number = _words(words)
+    across, down = heads * number, 3 * heads * number
+    columns = np.empty(HEAD * TOKENS, words.dtype)
+    right, side = np.zeros(TOKENS * _SIDE, float32), np.empty(TOKENS * _SIDE, float32)
+    weights, scores = np.empty(TOKENS * TOKENS, float32), np.empty(TOKENS * TOKENS, float32)
+    largest, total, mean = np.empty(TOKENS, float32), np.empty(TOKENS, float32), np.empty(TOKENS, float32)
+    for window in range(count * part // parts, count * (part + 1) // parts):
+        for head in range(heads):
+            place = window * TOKENS * down + head * number
+            _turn(words, place, down, number, columns)
+            for j in range(0, TOKENS, _ROWS):
+                _score(words, place + across + j * down, down, columns, weights, j * TOKENS)
+            _add_bias(weights, of_head[head], of_window[window % windows], scale, largest)
+            total[:] = float32(0)
+            for j in range(TOKENS):
+                for i in range(TOKENS):
+                    weight = _weight(weights[j * TOKENS + i], largest[i])
+                    weights[j * TOKENS + i] = weight
+                    total[i] += weight
+            for i in range(TOKENS):
+                total[i] = float32(1) / total[i]
+            _turn(of_words, window * TOKENS * across + head * number, across, number, columns)
+            for j in range(0, TOKENS, _ROWS):  # what a weight's growth would change
+                _score(words, place + 2 * across + j * down, down, columns, scores, j * TOKENS)
+            mean[:] = float32(0)
+            for j in range(TOKENS):
+                for i in range(TOKENS):
+                    weight = weights[j * TOKENS + i] * total[i]
+                    weights[j * TOKENS + i] = weight
+                    mean[i] += weight * scores[j * TOKENS + i]
+            for j in range(TOKENS):
+                for i in range(TOKENS):
+                    score = weights[j * TOKENS + i] * (scores[j * TOKENS + i] - mean[i])
+                    scores[j * TOKENS + i] = score
+                    of_heads[part, head, j, i] += score
+            queries = window * TOKENS * row + head * HEAD
+            keys, values = queries + width, queries + 2 * width
+            _read_tokens(gradient, window * TOKENS * width + head * HEAD, width, right)
+            for j in range(0, TOKENS, _ROWS):
+                _of_keys(weights, j * TOKENS, TOKENS, right, side, j * _SIDE)
+            _write_tokens(side, float32(1), of_qkv, values, row)
+            _read_tokens(qkv, queries, row, right)
+            for j in range(0, TOKENS, _ROWS):
+                _of_keys(scores, j * TOKENS, TOKENS, right, side, j * _SIDE)
+            _write_tokens(side, scale, of_qkv, keys, row)
+            _read_tokens(qkv, keys, row, right)
+            for i in range(0, TOKENS, _ROWS):
+                _of_queries(scores, i, TOKENS, right, side, i * _SIDE)
+            _write_tokens(side, scale, of_qkv, queries, row)
+
+
 @_compiled(fastmath=True)
 def _add_norm(part, parts, x, change, order, weight, bias, eps, total, normed):
     """A part of the rows of each image."""
@@ -426,6 +558,12 @@ def _attend_side_by_side(parts, *arrays):
 def _attend_in_pairs_side_by_side(parts, *arrays):
     for part in prange(parts):
         _attend_in_pairs(part, parts, *arrays)
+
+
+@_compiled(parallel=True)
+def _attend_back_side_by_side(parts, *arrays):
+    for part in prange(parts):
+        _attend_back(part, parts, *arrays)
 
 
 @_compiled(parallel=True)

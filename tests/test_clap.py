@@ -158,6 +158,20 @@ def test_spectrogram_stripes_are_hidden_in_training_only(mini):
         assert not torch.equal(*views)
 
 
+def test_stripes_are_laion_claps():
+    """The same ones, drawn alike, and nothing flows back through them."""
+    augmenter, image = ClapNetwork(CONFIG).audio_branch.spec_augmenter.train(), torch.randn(5, 1, 101, 64)
+    found, expected = image.clone().requires_grad_(), image.clone().requires_grad_()
+    torch.manual_seed(0)
+    hidden = clap_module._hide_stripes(augmenter, found)
+    torch.manual_seed(0)
+    theirs = augmenter(expected * 1)
+    assert torch.equal(hidden, theirs) and 0 < (theirs == 0).float().mean() < 0.7
+    hidden.square().sum().backward()
+    theirs.square().sum().backward()
+    assert torch.equal(found.grad, expected.grad)
+
+
 def test_the_front_end_stays_in_fp32_under_autocast(mini):
     waveforms = torch.from_numpy(to_float(noise(WINDOW)))[None]
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():

@@ -62,6 +62,54 @@ def test_attention_is_pytorchs(threads, seed, sizes, scale, spread):
     assert half.dtype == torch.bfloat16 and ((half - expected).abs() <= ROUNDING * 1.01 * allowed + 2e-5).all()
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@settings(max_examples=10, deadline=None, derandomize=True)
+@given(
+    seeds,
+    st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3)),
+    st.floats(0.01, 0.3),
+    st.floats(0.1, 2),
+)
+def test_gradients_of_attention_are_pytorchs(threads, seed, sizes, scale, spread):
+    images, windows, heads = sizes
+    qkv = normal(seed, images, windows * TOKENS, 3 * heads * HEAD, spread=spread)
+    of_head, of_window = normal(seed + 1, heads, TOKENS, TOKENS), torch.zeros(windows, TOKENS, TOKENS)
+    of_window[normal(seed + 2, windows, TOKENS, TOKENS) > 1] = -100.0
+    change = normal(seed + 3, images, windows * TOKENS, heads * HEAD)
+
+    def gradients(attend, dtype, exactly=False):
+        one, other = (torch.float64, torch.float64) if exactly else (dtype, torch.float32)
+        inputs = qkv.to(dtype).to(one).requires_grad_(), of_head.to(other).requires_grad_()
+        return torch.autograd.grad(attend(*inputs, of_window.to(other), scale), inputs, change.to(dtype).to(one))
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = {dtype: gradients(window_attention, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    finally:
+        torch.set_num_threads(before)
+    for dtype, (of_qkv, of_bias) in found.items():
+        exact_qkv, exact_bias = gradients(attention, dtype, exactly=True)
+        assert of_qkv.dtype == dtype and of_bias.dtype == torch.float32
+        rounding = 2e-5 if dtype == torch.float32 else ROUNDING  # all but the result is fp32
+        assert (of_qkv.double() - exact_qkv).norm() < rounding * exact_qkv.norm()
+        assert (of_bias.double() - exact_bias).norm() < 2e-5 * exact_bias.norm()
+
+
+def test_attention_has_its_gradients_in_the_way_of_others():
+    """Of a result that is used twice and in another order, and of the bias where nothing asks for that of qkv."""
+    qkv, nothing = normal(0, 2, TOKENS, 3 * HEAD), torch.zeros(1, TOKENS, TOKENS)
+    of_head = normal(1, 1, TOKENS, TOKENS).requires_grad_()
+    for attend in (window_attention, attention):
+        result = attend(qkv, of_head, nothing, 0.2)
+        (result.mT.square().sum() + result[:, ::2].sum()).backward()
+    doubled = of_head.grad.clone()
+    of_head.grad = None
+    result = window_attention(qkv, of_head, nothing, 0.2)
+    (result.mT.square().sum() + result[:, ::2].sum()).backward()
+    torch.testing.assert_close(doubled, 2 * of_head.grad, rtol=1e-4, atol=1e-5)
+
+
 @has_pairs  # others go this way in every test
 @torch.no_grad()
 def test_attention_in_bf16_where_the_processor_has_no_products_of_it(monkeypatch):
@@ -77,19 +125,19 @@ def test_attention_in_bf16_where_the_processor_has_no_products_of_it(monkeypatch
 
 @pytest.mark.parametrize("pairs", [False, pytest.param(True, marks=has_pairs)])
 @pytest.mark.parametrize("by_row", [True, False])
-@pytest.mark.parametrize("at_once", [16, TOKENS])
-def test_a_tile_is_the_product(pairs, by_row, at_once, monkeypatch):
+@pytest.mark.parametrize("at_once, width", [(16, TOKENS), (TOKENS, TOKENS), (TOKENS, 32)])
+def test_a_tile_is_the_product(pairs, by_row, at_once, width, monkeypatch):
     monkeypatch.setattr(kernels, "_AT_ONCE", at_once)
     depth, rng = 6, np.random.default_rng(0)
-    tile = product(depth, pairs, by_row)
+    tile = product(depth, pairs, by_row, width)
 
     @njit
     def multiply(left, at, stride, right, result, to):
         tile(left, at, stride, right, result, to)
 
-    left, right = rng.standard_normal((4, depth)), rng.standard_normal((depth, TOKENS))
+    left, right = rng.standard_normal((4, depth)), rng.standard_normal((depth, width))
     if pairs:  # whole numbers are exact in bf16
-        left, right = rng.integers(-9, 9, (4, 2 * depth)), rng.integers(-9, 9, (2 * depth, TOKENS))
+        left, right = rng.integers(-9, 9, (4, 2 * depth)), rng.integers(-9, 9, (2 * depth, width))
     expected, left, right = left @ right, left.astype(np.float32), right.astype(np.float32)
     if pairs:
         left, right = left.view(np.uint32) >> 16, right.view(np.uint32) >> 16
@@ -97,9 +145,9 @@ def test_a_tile_is_the_product(pairs, by_row, at_once, monkeypatch):
     around = np.zeros((4, depth + 3) if by_row else (depth, 4 + 3), left.dtype)
     inside = around[:, 1:-2]
     inside[:] = left if by_row else left.T
-    result = np.full(2 + 4 * TOKENS + 2, 7, np.float32)
+    result = np.full(2 + 4 * width + 2, 7, np.float32)
     multiply(around.ravel(), 1, around.shape[1], right.ravel(), result, 2)
-    np.testing.assert_allclose(result[2:-2].reshape(4, TOKENS), expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(result[2:-2].reshape(4, width), expected, rtol=1e-5, atol=1e-5)
     assert (result[:2] == 7).all() and (result[-2:] == 7).all()
 
 
