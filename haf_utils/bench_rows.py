@@ -53,7 +53,7 @@ class Sizes:
     parts: int = 4  # in which files and texts are embedded, each a round: short rounds see the machine in one mood
     clips: int = 64
     texts: int = 256
-    steps: int = 1  # joint training steps a round
+    steps: int = 2  # joint training steps a round
     cached: int = 7_011  # BSD10k-v1.2's official training part
     predictions: int = 100_000
     resampled: int = 10_956  # BSD10k-v1.2
@@ -62,7 +62,7 @@ class Sizes:
     text_layers: int = 12
     matrix: int = 2_048
     batch: int = 8  # clips of a joint training step
-    warm: int = 2  # joint steps before a measured one
+    warm: int = 1  # rounds of joint steps before a measured one
 
 
 # Of the median distance: which of two neighbours so equally near comes first is not bf16's to tell: it errs by 0.0009
@@ -81,7 +81,7 @@ QUICK = Sizes(
     looped_replicates=1,
     text_layers=6,
     batch=2,
-    warm=1,
+    steps=1,
 )
 
 

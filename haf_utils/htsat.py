@@ -4,8 +4,8 @@ HTSAT is a Swin transformer: its blocks attend inside windows of 8 × 8 tokens, 
 by half. laion-clap rolls and cuts the image into windows and puts it together again in every block. But all else in a
 block acts on each token alone, so here the tokens simply stay in the order of the windows, and one gather takes them
 to the next block's. What the second half of a block adds to them is added there too: so that in inference on a CPU sum,
-gather and the next norm are one pass, and attention another (`kernels`), image by image where the cache asks for it.
-On a GPU attention runs in PyTorch's fused kernel.
+gather and the next norm are one pass (`kernels`), image by image where the cache asks for it. Attention is one in
+training as well, and on a GPU PyTorch's fused kernel.
 """
 
 from __future__ import annotations

@@ -15,13 +15,13 @@ from haf_utils.htsat import _patches, encode
 from haf_utils.linear import linear
 from haf_utils.profiles import AudioConfig, profile
 
-CONFIG = replace(profile("mini").clap, depths=(2, 2, 2), attention_window=4)  # with shifted windows
+CONFIG = replace(profile("mini").clap, depths=(2, 2, 2))  # with shifted windows
 
 
-@pytest.fixture(scope="module")
-def htsat():
+@pytest.fixture(scope="module", params=[4, 8])  # the attention of a window of 8 × 8 is compiled
+def htsat(request):
     torch.manual_seed(0)
-    htsat = ClapNetwork(CONFIG).audio_branch.eval()
+    htsat = ClapNetwork(replace(CONFIG, attention_window=request.param)).audio_branch.eval()
     for layer in htsat.layers:  # zero at the start, so that a wrong bias would not show
         for block in layer.blocks:
             nn.init.normal_(block.attn.relative_position_bias_table)
