@@ -37,7 +37,7 @@ from haf_utils.workspace import make_embedded
 
 __all__ = ["machine", "main", "stages", "table"]
 
-NAMES = [*ROWS, "gpu"]
+NAMES = [*ROWS, "gpu"]  # what --only takes
 
 
 def machine() -> dict[str, str | int | float]:
@@ -153,19 +153,20 @@ def main(arguments: list[str] | None = None) -> int:
         begun = time.monotonic()
         rows += ROWS[name](QUICK if given.quick else FULL, audio, titles)
         print(f"{name} … {time.monotonic() - begun:.0f} s", flush=True)
-    if given.quick:  # what is to be reached is meant for the full sizes
+    if rows and given.quick:  # what is to be reached is meant for the full sizes
         rows = [dataclasses.replace(row, target=None) for row in rows]
         print("few examples, one round: rough, and no measure of the targets")
+    shown = table(rows)
     if rows:
-        print(table(rows).to_string(index=False))
+        print(shown.to_string(index=False))
     record = {"machine": about, "rows": [_record(row) for row in rows]}
     if "gpu" in wanted:
         gpu = gpu_table(titles)
         print(gpu.to_string(index=False))
         record["gpu"] = gpu.to_dict("records")
-    write_json(folder / "bench.json", record)
+    write_json(folder / ("bench.json" if rows else "gpu.json"), record)
     if rows:
-        write_beside(folder / "bench.csv", lambda path: table(rows).to_csv(path, index=False))
+        write_beside(folder / "bench.csv", lambda path: shown.to_csv(path, index=False))
         plots.style()
         plt.close(plots.save(ratio_figure(rows, about), folder, "bench"))
     print(f"results in {folder}")

@@ -476,9 +476,8 @@ def metric_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
 
 
 def operations(branch: nn.Module, image: torch.Tensor) -> int:
-    """Floating-point operations of HTSAT on one image (1, 1, spec_size, spec_size), by PyTorch's counter. As in
-    training, where they are the same: the compiled attention of inference is not PyTorch's to count."""
-    with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+    """Floating-point operations of HTSAT on one image (1, 1, spec_size, spec_size), by PyTorch's counter."""
+    with FlopCounterMode(display=False) as counter:
         encode(branch, image)
     return counter.get_total_flops()
 

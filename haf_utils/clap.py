@@ -199,8 +199,12 @@ def _hide_stripes(augmenter: nn.Module, x: torch.Tensor) -> torch.Tensor:
     clips, half the launches of a training step on a GPU. Here it writes into a row of ones for either axis.
     """
     batch, _, frames, bins = x.shape
-    heard = augmenter.time_dropper(torch.ones(batch, 1, frames, 1)).to(x.device)
-    return x * (heard * augmenter.freq_dropper(torch.ones(batch, 1, 1, bins)).to(x.device))
+    heard = (
+        augmenter.time_dropper(torch.ones(batch, 1, frames, 1)),
+        augmenter.freq_dropper(torch.ones(batch, 1, 1, bins)),
+    )
+    in_time, in_frequency = (each.to(x.device, non_blocking=True) for each in heard)
+    return x * (in_time * in_frequency)
 
 
 def _stretch(x: torch.Tensor, frames: int) -> torch.Tensor:

@@ -16,6 +16,7 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils.checkpoint import checkpoint as recomputed
 
 from haf_utils.linear import linear
@@ -93,7 +94,7 @@ def _bias(block: nn.Module, image: torch.Tensor) -> Bias:
     (windows, N, N). Added up they would not fit the cache.
     """
     attention, inside = block.attn, block.window_size**2
-    # Not by an index, whose gradient takes a hundred times as long.
+    # Not by `table[index]`, whose gradient takes a hundred times as long.
     bias = attention.relative_position_bias_table.index_select(0, attention.relative_position_index.view(-1))
     bias = bias.view(1, inside, inside, attention.num_heads).permute(0, 3, 1, 2)
     if _compiled(block, image):
@@ -162,8 +163,8 @@ def _precision(x: torch.Tensor) -> torch.dtype:
 
 def _compiled(block: nn.Module, x: torch.Tensor) -> bool:
     """Whether `kernels` do what is between the products of a block (with gradients its attention alone): they have no
-    dropout, and know one size of windows and heads."""
-    if x.device.type != "cpu" or x.dtype != torch.float32:
+    dropout, and know one size of windows and heads. What counts operations is shown PyTorch's own."""
+    if x.device.type != "cpu" or x.dtype != torch.float32 or is_in_torch_dispatch_mode():
         return False
     if _precision(x) not in (torch.float32, torch.bfloat16):
         return False

@@ -66,18 +66,18 @@ def window_attention(qkv: torch.Tensor, of_head: torch.Tensor, of_window: torch.
             f"queries, keys and values {tuple(qkv.shape)} of {qkv.dtype} do not go with {tuple(of_head.shape)} of the "
             f"heads and {tuple(of_window.shape)} of the windows, or are not contiguous"
         )
-    if qkv.dtype == torch.bfloat16 and not PAIRS:
-        return _WindowAttention.apply(qkv.float(), of_head, of_window, scale).bfloat16()
     return _WindowAttention.apply(qkv, of_head, of_window, scale)
 
 
 class _WindowAttention(torch.autograd.Function):
-    """Keeps nothing for the way back but what it is given: weights are computed again, in fp32."""
+    """Keeps nothing for the way back but what it is given: weights are computed again, in fp32. bf16 is made fp32 where
+    the processor does not multiply it."""
 
     @staticmethod
     def forward(ctx, qkv: torch.Tensor, of_head: torch.Tensor, of_window: torch.Tensor, scale: float) -> torch.Tensor:
         ctx.save_for_backward(qkv, of_head, of_window)
-        ctx.scale = scale
+        ctx.scale, dtype = scale, qkv.dtype
+        qkv = qkv if PAIRS else qkv.float()
         result = qkv.new_empty(*qkv.shape[:2], len(of_head) * HEAD)
         before, after = _array(qkv).reshape(-1), _array(result).reshape(-1)
         if qkv.dtype == torch.bfloat16:
@@ -85,19 +85,20 @@ class _WindowAttention(torch.autograd.Function):
             passes = _attend_in_pairs, _attend_in_pairs_side_by_side
         else:
             passes = _attend, _attend_side_by_side
-        _in_parts(*passes, before, of_head.numpy(), of_window.numpy(), float32(scale), after)
-        return result
+        _in_parts(_parts(), *passes, before, of_head.numpy(), of_window.numpy(), float32(scale), after)
+        return result.to(dtype)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: torch.Tensor):
-        qkv, of_head, of_window = (each.detach() for each in ctx.saved_tensors)
-        of_qkv, of_heads = torch.empty_like(qkv), np.zeros((_parts(), *of_head.shape), float32)
-        numbers = [_array(each).reshape(-1) for each in (qkv, gradient.contiguous(), of_qkv)]
+        (qkv, of_head, of_window), parts, dtype = ctx.saved_tensors, _parts(), gradient.dtype
+        qkv, gradient = (each if PAIRS else each.float() for each in (qkv, gradient.contiguous()))
+        of_qkv, of_heads = torch.empty_like(qkv), np.zeros((parts, *of_head.shape), float32)
+        numbers = [_array(each).reshape(-1) for each in (qkv, gradient, of_qkv)]
         words = [each.view(np.uint32) if each.dtype == np.uint16 else each for each in numbers[:2]]
         arrays = *words, *numbers, of_head.numpy(), of_window.numpy(), float32(ctx.scale), of_heads
-        _in_parts(_attend_back, _attend_back_side_by_side, *arrays)
-        return of_qkv, torch.from_numpy(of_heads.sum(0)), None, None
+        _in_parts(parts, _attend_back, _attend_back_side_by_side, *arrays)
+        return of_qkv.to(dtype), torch.from_numpy(of_heads.sum(0)), None, None
 
 
 def add_norm(
@@ -129,7 +130,7 @@ def add_norm(
     added = None if change is None else _array(change)
     places = None if order is None else order.numpy()
     arrays = x.numpy(), added, places, weight, bias, float32(norm.eps), total.numpy(), _array(normed)
-    _in_parts(_add_norm, _add_norm_side_by_side, *arrays)
+    _in_parts(_parts(), _add_norm, _add_norm_side_by_side, *arrays)
     return total, normed
 
 
@@ -138,22 +139,22 @@ def _array(x: torch.Tensor) -> np.ndarray:
     return x.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else x.numpy()
 
 
-def _in_parts(one, side_by_side, *arrays) -> None:
-    """A pass in as many parts as PyTorch has threads here. Where it has one, as in `haf_utils.threads`, `one` does all.
+def _parts() -> int:
+    """As many as PyTorch has threads here: in `haf_utils.threads` one."""
+    return min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)
+
+
+def _in_parts(parts: int, one, side_by_side, *arrays) -> None:
+    """A pass in so many parts at once. Where there is one, `one` does all.
 
     numba's threads are the very ones of PyTorch where both have OpenMP; others would have to share the cores with
     PyTorch's, which wait wide awake for several milliseconds after every operation (measured: twice the time).
     """
-    parts = _parts()
     if parts == 1:
         one(0, 1, *arrays)
     else:
         set_num_threads(parts)
         side_by_side(parts, *arrays)
-
-
-def _parts() -> int:
-    return min(torch.get_num_threads(), config.NUMBA_NUM_THREADS)
 
 
 def _compiled(**options):
@@ -326,7 +327,8 @@ def _add_bias(scores, of_head, of_window, scale, largest):
 
 @njit(inline="always")
 def _weight(score, largest):
-    return float32(_power_of_two(max((score - largest) * _LOG2_E, float32(-126))))
+    """Never so small that a product with it were too small for fp32, which is slow on some processors."""
+    return float32(_power_of_two(max((score - largest) * _LOG2_E, float32(-64))))
 
 
 @njit(inline="always")
@@ -421,8 +423,8 @@ def _attend_in_pairs(part, parts, qkv, of_head, of_window, scale, result):
 _SIDE = 32  # numbers that a token has here: those of a head, and zeros that fill up a vector
 # Without a sign: an index that might be negative is looked at one by one (measured: up to twice the time).
 _UNSIGNED = uint64(TOKENS), uint64(HEAD), uint64(_SIDE)
-_of_keys = product(TOKENS, pairs=False, by_row=True, width=_SIDE)
-_of_queries = product(TOKENS, pairs=False, by_row=False, width=_SIDE)
+_rows_of = product(TOKENS, pairs=False, by_row=True, width=_SIDE)
+_columns_of = product(TOKENS, pairs=False, by_row=False, width=_SIDE)
 
 
 @njit(inline="always")
@@ -511,15 +513,15 @@ def _attend_back(part, parts, words, of_words, qkv, gradient, of_qkv, of_head, o
             keys, values = queries + width, queries + 2 * width
             _read_tokens(gradient, window * TOKENS * width + head * HEAD, width, right)
             for j in range(0, TOKENS, _ROWS):
-                _of_keys(weights, j * TOKENS, TOKENS, right, side, j * _SIDE)
+                _rows_of(weights, j * TOKENS, TOKENS, right, side, j * _SIDE)
             _write_tokens(side, float32(1), of_qkv, values, row)
             _read_tokens(qkv, queries, row, right)
             for j in range(0, TOKENS, _ROWS):
-                _of_keys(scores, j * TOKENS, TOKENS, right, side, j * _SIDE)
+                _rows_of(scores, j * TOKENS, TOKENS, right, side, j * _SIDE)
             _write_tokens(side, scale, of_qkv, keys, row)
             _read_tokens(qkv, keys, row, right)
             for i in range(0, TOKENS, _ROWS):
-                _of_queries(scores, i, TOKENS, right, side, i * _SIDE)
+                _columns_of(scores, i, TOKENS, right, side, i * _SIDE)
             _write_tokens(side, scale, of_qkv, queries, row)
 
 

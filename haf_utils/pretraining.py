@@ -232,8 +232,8 @@ def _batch(clap: Clap, table: pd.DataFrame, stores: Mapping, rows: np.ndarray, s
     """int16 windows (B, samples), tokens and caption groups (B,) of `rows`; what is drawn depends on clip and epoch."""
     waveforms, captions = empty_windows(len(rows), clap.config.audio.window_samples, clap.device), []
     clips = table.iloc[rows]
-    names = zip(clips["sound_id"].astype(str), clips["source"], clips["captions"], waveforms.numpy(), strict=True)
-    for sound_id, source, choices, place in names:
+    columns = clips["sound_id"].astype(str), clips["source"], clips["captions"]
+    for sound_id, source, choices, place in zip(*columns, waveforms.numpy(), strict=True):
         rng = clip_generator(seed, "clip", epoch, source, sound_id)
         captions.append(choices[rng.integers(len(choices))])
         random_window(stores[source].samples(sound_id), rng, place)

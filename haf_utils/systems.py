@@ -166,10 +166,10 @@ class LiveInputs:
         with self.autocast():
             each = system.backbone.embed_audio(batch.windows.to(self.device, non_blocking=True))
         sums = each.new_zeros((len(batch.presence), each.shape[1]), dtype=torch.float32)
-        number = torch.bincount(batch.clip, minlength=len(sums))[
-            :, None
-        ]  # counted here: a GPU would have to be waited for
-        mean = sums.index_add(0, batch.clip.to(self.device), each.float()) / number.to(self.device)
+        # Counted here, and sent without waiting: else the GPU would have to be done before it gets anything more to do.
+        number = torch.bincount(batch.clip, minlength=len(sums))[:, None].to(self.device, non_blocking=True)
+        owner = batch.clip.to(self.device, non_blocking=True)
+        mean = sums.index_add(0, owner, each.float()) / number
         return F.normalize(mean, dim=1) if system.backbone.normalised else mean
 
     def embed(self, system: System, batch: Batch) -> Features:

@@ -3,6 +3,8 @@
 A forward pass is a hundred operations; when all cores share each of them, they meet after every one, and small ones do
 not divide well. Batches that have nothing to do with each other divide perfectly (measured on two cores: 7 % faster at
 CLAP's real size, attention alone by a third).
+
+Beside a GPU threads only prepare what it computes: they decode (`in_threads`), or cut batches ahead of it (`ahead`).
 """
 
 from __future__ import annotations
@@ -25,8 +27,8 @@ BESIDE_GPU = 4
 def in_threads(function: Callable, items: Sequence, device: torch.device) -> Iterator:
     """`map(function, items)`, several at a time, results in order. The first error ends it, as does Ctrl-C.
 
-    On a CPU there are as many threads as PyTorch would use, each of which computes alone. Beside a GPU there are four,
-    to read and decode; they take turns at the GPU by `gate`.
+    On a CPU there are as many threads as PyTorch would use, each of which computes alone. Beside a GPU those that read
+    and decode take turns at it by `gate`.
     """
     on_cpu, threads = torch.device(device).type == "cpu", torch.get_num_threads()
     workers = threads if on_cpu else BESIDE_GPU

@@ -228,9 +228,9 @@ def test_a_gpu_alone_makes_no_table_of_ratios(recordings, monkeypatch, tmp_path,
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
     monkeypatch.setattr(bench, "gpu_table", lambda titles: measured)
     assert bench.main(["--only", "gpu", "--audio", str(recordings[0]), "--runs", str(tmp_path)]) == 0
-    record = json.loads((tmp_path / "bench" / "partial" / "bench.json").read_text())
+    record = json.loads((tmp_path / "bench" / "partial" / "gpu.json").read_text())
     assert record["machine"]["gpu"] == "a card" and record["gpu"] == measured.to_dict("records")
-    assert sorted(path.name for path in (tmp_path / "bench" / "partial").iterdir()) == ["bench.json"]
+    assert sorted(path.name for path in (tmp_path / "bench" / "partial").iterdir()) == ["gpu.json"]
     assert "3000" in capsys.readouterr().out
 
 

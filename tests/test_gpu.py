@@ -1,7 +1,5 @@
 """A GPU comes to the numbers of a CPU, by the same code. Skipped where there is none."""
 
-import dataclasses
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -37,9 +35,9 @@ SYSTEMS = {
 }
 
 
-def recordings(frames=(400, 20_000, 47_999, 70_000, 200_000)) -> list[np.ndarray]:
+def recordings() -> list[np.ndarray]:
     rng = np.random.default_rng(0)
-    times = [np.arange(count) / 16_000 for count in frames]
+    times = [np.arange(count) / 16_000 for count in (400, 20_000, 47_999, 70_000, 200_000)]
     return [
         (9000 * np.sin(2 * np.pi * 300 * (1 + row) * time) + rng.normal(0, 500, len(time))).astype(np.int16)
         for row, time in enumerate(times)
@@ -56,7 +54,9 @@ def test_embeddings(precision):
     ):
         apart = np.linalg.norm(found - expected, axis=1).max()
         assert apart < (1e-4 if precision == "fp32" else 0.1), apart
-    assert np.abs(on_gpu.zero_shot(found).sum(1) - 1).max() < 1e-5
+    heard = on_cpu.embed_audio(recordings())
+    apart = np.abs(on_gpu.zero_shot(heard) - on_cpu.zero_shot(heard)).max()
+    assert apart < (1e-4 if precision == "fp32" else 0.1), apart
 
 
 def test_a_passt_embedding():
@@ -131,7 +131,9 @@ def test_continued_pretraining(tmp_path):
             history = pretrain(clap, table, {"fsd50k": Store()}, tmp_path / folder, settings, stop_after=stop)
         assert len(history) == 3 and np.isfinite(history["loss"]).all()
         weights.append(clap.network.audio_projection[0].weight.detach().cpu())
-    torch.testing.assert_close(*weights, rtol=1e-2, atol=1e-4)
+    begun = load_clap(CHECKPOINT).network.audio_projection[0].weight.detach()
+    learnt, again = (after - begun for after in weights)
+    assert learnt.norm() > 1e-4 and (again - learnt).norm() < 0.2 * learnt.norm()
 
 
 def test_the_bench_measures_it(tmp_path):
@@ -139,5 +141,5 @@ def test_the_bench_measures_it(tmp_path):
         {"sound_id": range(8), "title": [f"title {n}" for n in range(8)], "tags": "a,b", "description": ""}
     )
     titles.to_csv(tmp_path / "titles.csv", index=False)
-    table = gpu_table(tmp_path / "titles.csv", batch=4, steps=2, config=dataclasses.replace(profile("mini").clap))
+    table = gpu_table(tmp_path / "titles.csv", batch=4, steps=2, config=profile("mini").clap)
     assert (table["clips_per_second"] > 0).all() and table["share_waiting"].between(0, 1).all()

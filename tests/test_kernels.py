@@ -123,6 +123,21 @@ def test_attention_in_bf16_where_the_processor_has_no_products_of_it(monkeypatch
     assert not torch.equal(found, without)  # it did go another way
 
 
+@has_pairs
+def test_gradients_in_bf16_where_the_processor_has_no_products_of_it(monkeypatch):
+    monkeypatch.setattr(kernels, "PAIRS", False)
+    nothing, found = torch.zeros(1, TOKENS, TOKENS), {}
+    for attend, dtype in ((window_attention, torch.bfloat16), (attention, torch.float64)):
+        qkv = normal(0, 2, 2 * TOKENS, 6 * HEAD).bfloat16().to(dtype).requires_grad_()
+        of_head = normal(1, 2, TOKENS, TOKENS).to(dtype if dtype == torch.float64 else torch.float32)
+        result = attend(qkv, of_head, nothing.to(of_head.dtype), 0.2)
+        change = normal(2, *result.shape).bfloat16().to(dtype)
+        (found[dtype],) = torch.autograd.grad(result, qkv, change)
+    assert found[torch.bfloat16].dtype == torch.bfloat16
+    apart = (found[torch.bfloat16].double() - found[torch.float64]).norm()
+    assert apart < ROUNDING * found[torch.float64].norm()
+
+
 @pytest.mark.parametrize("pairs", [False, pytest.param(True, marks=has_pairs)])
 @pytest.mark.parametrize("by_row", [True, False])
 @pytest.mark.parametrize("at_once, width", [(16, TOKENS), (TOKENS, TOKENS), (TOKENS, 32)])
