@@ -35,7 +35,7 @@ __all__ = [
 
 # Modules that decide what a run comes to; the others show, compare or hand on.
 _DECIDING = tuple(
-    "assembly audio baselines kernels captions checkpoints clap controls corpus datasets ema folds hatr htsat "
+    "assembly audio baselines kernels captions checkpoints clap controls corpus datasets ema folds gather hatr htsat "
     "inference layouts linear losses model passt profiles regularizers roberta systems taxonomy text_aux "
     "training".split()
 )

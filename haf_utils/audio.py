@@ -118,10 +118,21 @@ def to_float(samples):
 
 def repeat_pad(samples: np.ndarray, window: int) -> np.ndarray:
     """Samples (n,) with 1 <= n <= window -> (window,): repeated whole times, then zeros ("repeatpad")."""
-    padded = np.zeros(window, dtype=samples.dtype)
-    whole = window // len(samples) * len(samples)
-    padded[:whole].reshape(-1, len(samples))[:] = samples
-    return padded
+    return _repeat(samples, window, 0, np.empty(window, samples.dtype))
+
+
+def _repeat(samples: np.ndarray, window: int, begin: int, out: np.ndarray) -> np.ndarray:
+    """Write into `out` what stands from `begin` on in the repeat-padded samples, and return it."""
+    end, phase = window // len(samples) * len(samples), begin % len(samples)
+    sound = out[: max(0, end - begin)]
+    out[len(sound) :] = 0
+    first = min(len(sound), len(samples) - phase)
+    sound[:first] = samples[phase : phase + first]
+    rest = sound[first:]
+    whole = len(rest) // len(samples) * len(samples)
+    rest[:whole].reshape(-1, len(samples))[:] = samples
+    rest[whole:] = samples[: len(rest) - whole]
+    return out
 
 
 def fixed_windows(frames: int, window: int) -> np.ndarray:
@@ -156,22 +167,10 @@ def random_window(samples: np.ndarray, rng: np.random.Generator, out: np.ndarray
         start = int(rng.integers(len(samples) - window + 1))
         out[:] = samples[start : start + window]
         return out
-    offset, sounding = int(rng.integers(window)), window // len(samples) * len(samples)
-    _repeat(samples, 0, sounding, out[offset:])
-    _repeat(samples, window - offset, sounding, out[:offset])
+    offset = int(rng.integers(window))
+    _repeat(samples, window, 0, out[offset:])
+    _repeat(samples, window, window - offset, out[:offset])
     return out
-
-
-def _repeat(samples: np.ndarray, begin: int, end: int, out: np.ndarray) -> None:
-    """Write what stands from `begin` on where `samples` are repeated up to `end` and zeros follow."""
-    sound, phase = out[: max(0, end - begin)], begin % len(samples)
-    out[len(sound) :] = 0
-    first = min(len(sound), len(samples) - phase)
-    sound[:first] = samples[phase : phase + first]
-    rest = sound[first:]
-    whole = len(rest) // len(samples) * len(samples)
-    rest[:whole].reshape(-1, len(samples))[:] = samples
-    rest[whole:] = samples[: len(rest) - whole]
 
 
 # The audio store -----------------------------------------------------------------------------------------------------

@@ -25,7 +25,9 @@ __all__ = ["Captioned", "captioned", "continue_pretraining", "retrieval"]
 
 PHRASINGS = 3  # captions a clip, of which each epoch draws one; ours
 # Modules that decide what comes out of a training, in which a state must not be continued by other code.
-_DECIDING = tuple("audio kernels captions clap continued datasets ema htsat linear pretraining roberta systems".split())
+_DECIDING = tuple(
+    "audio kernels captions clap continued datasets ema gather htsat linear pretraining roberta systems".split()
+)
 NOTES = 20_000  # of NSynth's 289,205, drawn at random: its few timbres repeat, and decoding all takes 110 GB; ours
 
 

@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from haf_utils.gather import gather
 from haf_utils.linear import linear
 
 __all__ = ["encode"]
@@ -216,7 +217,7 @@ def _places(kind: str, height: int, width: int, window: int = 2, shift: int = 0)
 
 def _reorder(x: torch.Tensor, steps: Steps | None) -> torch.Tensor:
     """Tokens (B, L, C) in another order: that of `_steps`."""
-    return x if steps is None else _Permutation.apply(x, *steps)
+    return x if steps is None else gather(x, 1, *steps)
 
 
 @cache
@@ -226,16 +227,3 @@ def _steps(current: tuple, wanted: tuple, device: torch.device) -> Steps | None:
     if torch.equal(steps, torch.arange(len(steps))):
         return None
     return steps.to(device), steps.argsort().to(device)
-
-
-class _Permutation(torch.autograd.Function):
-    """x[:, order]; its gradient is a gather as well, where PyTorch would add up rows one by one."""
-
-    @staticmethod
-    def forward(ctx, x: torch.Tensor, order: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
-        ctx.inverse = inverse
-        return x.index_select(1, order)
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor):
-        return gradient.index_select(1, ctx.inverse), None, None

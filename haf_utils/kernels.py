@@ -79,9 +79,8 @@ class _WindowAttention(torch.autograd.Function):
         ctx.scale, dtype = scale, qkv.dtype
         qkv = qkv if PAIRS else qkv.float()
         result = qkv.new_empty(*qkv.shape[:2], len(of_head) * HEAD)
-        before, after = _array(qkv).reshape(-1), _array(result).reshape(-1)
+        before, after = (_in_words(_array(each).reshape(-1)) for each in (qkv, result))
         if qkv.dtype == torch.bfloat16:
-            before, after = before.view(np.uint32), after.view(np.uint32)
             passes = _attend_in_pairs, _attend_in_pairs_side_by_side
         else:
             passes = _attend, _attend_side_by_side
@@ -95,8 +94,14 @@ class _WindowAttention(torch.autograd.Function):
         qkv, gradient = (each if PAIRS else each.float() for each in (qkv, gradient.contiguous()))
         of_qkv, of_heads = torch.empty_like(qkv), np.zeros((parts, *of_head.shape), float32)
         numbers = [_array(each).reshape(-1) for each in (qkv, gradient, of_qkv)]
-        words = [each.view(np.uint32) if each.dtype == np.uint16 else each for each in numbers[:2]]
-        arrays = *words, *numbers, of_head.numpy(), of_window.numpy(), float32(ctx.scale), of_heads
+        arrays = (
+            *map(_in_words, numbers[:2]),
+            *numbers,
+            of_head.numpy(),
+            of_window.numpy(),
+            float32(ctx.scale),
+            of_heads,
+        )
         _in_parts(parts, _attend_back, _attend_back_side_by_side, *arrays)
         return of_qkv.to(dtype), torch.from_numpy(of_heads.sum(0)), None, None
 
@@ -137,6 +142,11 @@ def add_norm(
 def _array(x: torch.Tensor) -> np.ndarray:
     """The same memory for numba, which knows no bf16: as its bits."""
     return x.view(torch.uint16).numpy() if x.dtype == torch.bfloat16 else x.numpy()
+
+
+def _in_words(numbers: np.ndarray) -> np.ndarray:
+    """bf16, two numbers of a token in one of uint32; fp32 as it is."""
+    return numbers.view(np.uint32) if numbers.dtype == np.uint16 else numbers
 
 
 def _parts() -> int:
@@ -332,6 +342,20 @@ def _weight(score, largest):
 
 
 @njit(inline="always")
+def _weigh(scores, of_head, of_window, scale, largest, total):
+    """Scores become the weights of a softmax, but for their sum, whose inverse is `total`."""
+    _add_bias(scores, of_head, of_window, scale, largest)
+    total[:] = float32(0)
+    for j in range(TOKENS):
+        for i in range(TOKENS):
+            weight = _weight(scores[j * TOKENS + i], largest[i])
+            scores[j * TOKENS + i] = weight
+            total[i] += weight
+    for i in range(TOKENS):
+        total[i] = float32(1) / total[i]
+
+
+@njit(inline="always")
 def _pair(first, second):
     """Two numbers side by side in bf16."""
     return uint32(uint32(_half(first)) | uint32(uint32(_half(second)) << uint32(16)))
@@ -355,17 +379,9 @@ def _attend(part, parts, qkv, of_head, of_window, scale, result):
             _turn(qkv, queries, row, HEAD, query)
             for j in range(0, TOKENS, _ROWS):
                 _scores(qkv, keys + j * row, row, query, scores, j * TOKENS)
-            _add_bias(scores, of_head[head], of_window[window % windows], scale, largest)
-            total[:] = float32(0)
-            for j in range(TOKENS):
-                for i in range(TOKENS):
-                    weight = _weight(scores[j * TOKENS + i], largest[i])
-                    scores[j * TOKENS + i] = weight
-                    total[i] += weight
+            _weigh(scores, of_head[head], of_window[window % windows], scale, largest, total)
             for d in range(0, HEAD, _ROWS):
                 _gathered(qkv, values + d, row, scores, gathered, d * TOKENS)
-            for i in range(TOKENS):
-                total[i] = float32(1) / total[i]
             for d in range(HEAD):
                 for i in range(TOKENS):
                     gathered[d * TOKENS + i] *= total[i]
@@ -486,15 +502,7 @@ def _attend_back(part, parts, words, of_words, qkv, gradient, of_qkv, of_head, o
             _turn(words, place, down, number, columns)
             for j in range(0, TOKENS, _ROWS):
                 _score(words, place + across + j * down, down, columns, weights, j * TOKENS)
-            _add_bias(weights, of_head[head], of_window[window % windows], scale, largest)
-            total[:] = float32(0)
-            for j in range(TOKENS):
-                for i in range(TOKENS):
-                    weight = _weight(weights[j * TOKENS + i], largest[i])
-                    weights[j * TOKENS + i] = weight
-                    total[i] += weight
-            for i in range(TOKENS):
-                total[i] = float32(1) / total[i]
+            _weigh(weights, of_head[head], of_window[window % windows], scale, largest, total)
             _turn(of_words, window * TOKENS * across + head * number, across, number, columns)
             for j in range(0, TOKENS, _ROWS):  # what a weight's growth would change
                 _score(words, place + 2 * across + j * down, down, columns, scores, j * TOKENS)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from haf_utils.gather import gather
 from haf_utils.linear import linear
 
 __all__ = ["encode"]
@@ -50,7 +51,7 @@ def _attention(
     (batch, length), heads = mask.shape, attention.num_attention_heads
 
     def padded(values: torch.Tensor) -> torch.Tensor:  # (N, D) -> (B, heads, T, D / heads)
-        return _Padded.apply(values, tokens, places).view(batch, length, heads, -1).transpose(1, 2)
+        return gather(values, 0, tokens, places).view(batch, length, heads, -1).transpose(1, 2)
 
     key, value = padded(linear(attention.key, x)), padded(linear(attention.value, x))
     if first is None:
@@ -63,19 +64,6 @@ def _attention(
     )
     gathered = gathered.transpose(1, 2).flatten(2).flatten(0, 1)  # (B · T or B, D)
     return gathered.index_select(0, places) if first is None else gathered
-
-
-class _Padded(torch.autograd.Function):
-    """Tokens (N, D) -> (B · T, D), each in its place; what padding holds has no part in any gradient."""
-
-    @staticmethod
-    def forward(ctx, values: torch.Tensor, tokens: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        ctx.places = places
-        return values.index_select(0, tokens)
-
-    @staticmethod
-    def backward(ctx, gradient: torch.Tensor):
-        return gradient.index_select(0, ctx.places), None, None
 
 
 def _attended(attention: nn.Module, x: torch.Tensor, gathered: torch.Tensor) -> torch.Tensor:

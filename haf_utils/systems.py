@@ -174,7 +174,7 @@ class LiveInputs:
 
     def embed(self, system: System, batch: Batch) -> Features:
         """Embeddings of a batch; the text of a clip without text is zero."""
-        presence = batch.presence.to(self.device)
+        presence = batch.presence.to(self.device, non_blocking=True)
         tokens = {name: values.to(self.device, non_blocking=True) for name, values in batch.tokens.items()}
         audio = self.embed_audio(system, batch)
         with self.autocast():
