@@ -3,9 +3,9 @@
 HTSAT is a Swin transformer: its blocks attend inside windows of 8 × 8 tokens, and every other block shifts the windows
 by half. laion-clap rolls and cuts the image into windows and puts it together again in every block. But all else in a
 block acts on each token alone, so here the tokens simply stay in the order of the windows, and one gather takes them
-to the next block's. What the second half of a block adds to them is added there too: so that in inference on a CPU sum,
-gather and the next norm are one pass (`kernels`), image by image where the cache asks for it. Attention is one in
-training as well, and on a GPU PyTorch's fused kernel.
+to the next block's. What the second half of a block adds to them is added there too: so that on a CPU sum, gather and
+the next norm are one pass, and attention another, there and back (`kernels`), in inference image by image where the
+cache asks for it. On a GPU attention is PyTorch's fused kernel.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _add_norm(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """x + change, reordered by `steps`, and its layer norm: over a token, or over as many as it takes side by side.
     Without gradients x may be overwritten."""
-    if compiled and not torch.is_grad_enabled():
+    if compiled:
         from haf_utils.kernels import add_norm
 
         return add_norm(x, change, None if steps is None else steps[0], norm, _precision(x))
@@ -163,8 +163,8 @@ def _precision(x: torch.Tensor) -> torch.dtype:
 
 
 def _compiled(block: nn.Module, x: torch.Tensor) -> bool:
-    """Whether `kernels` do what is between the products of a block (with gradients its attention alone): they have no
-    dropout, and know one size of windows and heads. What counts operations is shown PyTorch's own."""
+    """Whether `kernels` do what is between the products of a block: they have no dropout, and know one size of windows
+    and heads. What counts operations is shown PyTorch's own."""
     if x.device.type != "cpu" or x.dtype != torch.float32 or is_in_torch_dispatch_mode():
         return False
     if _precision(x) not in (torch.float32, torch.bfloat16):

@@ -1,5 +1,6 @@
 """What lies between the matrix products of HTSAT on a CPU: each one pass over memory, compiled by numba, in fp32 or
-bf16. Attention has gradients (measured: a seventeenth off a training step), sums and norms have none.
+bf16, with gradients (measured in bf16: attention's take a seventeenth off a training step, those of sums and norms
+another).
 
 PyTorch goes over its tensors once an operation, copies queries, keys and values apart, turns bf16 into fp32 and back
 each time, and has its attention and layer norm made for rows much longer than a window's 64. What is compiled checks no
@@ -113,14 +114,14 @@ def add_norm(
     norm: torch.nn.LayerNorm,
     dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(x + change)[:, order] and its layer norm in `dtype`, both (B, L, C). All between is fp32. (The sum does not take
-    the place of x: then the compiler would have to go number by number, twice as slow.)
+    """(x + change)[:, order] and its layer norm in `dtype`, both (B, L, C) and with gradients. All between is fp32.
+    (The sum does not take the place of x: then the compiler would have to go number by number, twice as slow.)
 
     x (B, L, C) in fp32, change the same in fp32 or bf16, order (L,) of places below L, contiguous on the CPU. If the
     norm is over several times C, so many tokens come to stand side by side before: (B, L / n, n · C). Raises ValueError
     for other shapes.
     """
-    (batch, length, width), wide = x.shape, math.prod(norm.normalized_shape)
+    (_, length, width), wide = x.shape, math.prod(norm.normalized_shape)
     if (
         (change is not None and change.shape != x.shape)
         or (order is not None and order.shape != x.shape[1:2])
@@ -129,14 +130,64 @@ def add_norm(
     ):
         shapes = [None if each is None else tuple(each.shape) for each in (x, change, order)]
         raise ValueError(f"x, change, order and a norm over {wide} do not go together: {shapes}")
+    order = torch.arange(length) if order is None else order  # one kind less to compile
+    inputs = x, change, order, norm.weight, norm.bias, norm.eps, dtype
+    return _AddNorm.apply(*inputs) if torch.is_grad_enabled() else _sum_and_norm(*inputs)
+
+
+def _sum_and_norm(x: torch.Tensor, change: torch.Tensor | None, order: torch.Tensor, weight, bias, eps, dtype):
+    (batch, length, width), wide = x.shape, len(weight)
     total = x.new_empty(batch, length * width // wide, wide)
     normed = torch.empty_like(total, dtype=dtype)
-    weight, bias = norm.weight.detach().numpy(), norm.bias.detach().numpy()
-    added = None if change is None else _array(change)
-    places = None if order is None else order.numpy()
-    arrays = x.numpy(), added, places, weight, bias, float32(norm.eps), total.numpy(), _array(normed)
+    arrays = (
+        x.numpy(),
+        None if change is None else _array(change),
+        order.numpy(),
+        weight.numpy(),
+        bias.numpy(),
+        float32(eps),
+        total.numpy(),
+        _array(normed),
+    )
     _in_parts(_parts(), _add_norm, _add_norm_side_by_side, *arrays)
     return total, normed
+
+
+class _AddNorm(torch.autograd.Function):
+    """Keeps but the sum for the way back, which the next one needs anyway."""
+
+    @staticmethod
+    def forward(ctx, x: torch.Tensor, change: torch.Tensor | None, order: torch.Tensor, weight, bias, eps, dtype):
+        total, normed = _sum_and_norm(x, change, order, weight, bias, eps, dtype)
+        ctx.save_for_backward(total, weight, order)
+        ctx.shape, ctx.of_change, ctx.eps = x.shape, None if change is None else change.dtype, eps
+        ctx.set_materialize_grads(False)  # of patch merging only the norm is used
+        return total, normed
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, of_total: torch.Tensor | None, of_normed: torch.Tensor | None):
+        (total, weight, order), parts = ctx.saved_tensors, _parts()
+        of_normed = torch.zeros_like(total) if of_normed is None else of_normed.contiguous()
+        of_x = total.new_empty(ctx.shape)
+        of_change = torch.empty_like(of_x, dtype=ctx.of_change) if ctx.of_change == torch.bfloat16 else None
+        of_weight, of_bias = np.zeros((2, parts, len(weight)), float32)
+        arrays = (
+            None if of_total is None else of_total.contiguous().numpy(),
+            _array(of_normed),
+            total.numpy(),
+            order.numpy(),
+            weight.numpy(),
+            float32(ctx.eps),
+            of_x.numpy(),
+            None if of_change is None else _array(of_change),
+            of_weight,
+            of_bias,
+        )
+        _in_parts(parts, _add_norm_back, _add_norm_back_side_by_side, *arrays)
+        if ctx.of_change == torch.float32:
+            of_change = of_x
+        return of_x, of_change, None, *(torch.from_numpy(each.sum(0)) for each in (of_weight, of_bias)), None, None
 
 
 def _array(x: torch.Tensor) -> np.ndarray:
@@ -309,19 +360,25 @@ def _power_of_two(x):
     return uint32(power.view(uint32) + uint32(float32(shifted).view(uint32) << uint32(23))).view(float32)
 
 
+# Without a sign: an index that might be negative is looked at one by one (measured: up to twice the time).
+_MANY, _NUMBERS = uint64(TOKENS), uint64(HEAD)
+
+
 @njit(inline="always")
 def _turn(tokens, first, row, count, columns):
     """`count` numbers of each of a window's tokens, from `first` on and `row` apart -> columns (count, TOKENS)."""
-    for i in range(TOKENS):
+    many, first, row, count = _MANY, uint64(first), uint64(row), uint64(count)
+    for i in range(many):
         for d in range(count):
-            columns[d * TOKENS + i] = tokens[first + i * row + d]
+            columns[d * many + i] = tokens[first + i * row + d]
 
 
 @njit(inline="always")
 def _turn_back(columns, count, tokens, first, row):
-    for i in range(TOKENS):
+    many, first, row, count = _MANY, uint64(first), uint64(row), uint64(count)
+    for i in range(many):
         for d in range(count):
-            tokens[first + i * row + d] = columns[d * TOKENS + i]
+            tokens[first + i * row + d] = columns[d * many + i]
 
 
 @njit(inline="always")
@@ -388,6 +445,18 @@ def _attend(part, parts, qkv, of_head, of_window, scale, result):
             _turn_back(gathered, HEAD, result, window * TOKENS * width + head * HEAD, width)
 
 
+@njit(inline="always")
+def _pair_tokens(tokens, first, row, pairs):
+    """A head's numbers of a window's tokens, paired inside each token -> pairs of two tokens (TOKENS / 2, HEAD)."""
+    first, row, two, numbers = uint64(first), uint64(row), uint64(2), _NUMBERS
+    for j in range(_MANY // two):
+        for d in range(numbers // two):
+            one, other = tokens[first + two * j * row + d], tokens[first + (two * j + uint64(1)) * row + d]
+            place = j * numbers + two * d
+            pairs[place] = uint32((one & uint32(0xFFFF)) | uint32(other << uint32(16)))
+            pairs[place + uint64(1)] = uint32(uint32(one >> uint32(16)) | (other & uint32(0xFFFF0000)))
+
+
 _scores_of_pairs = product(HEAD // 2, pairs=True, by_row=True)
 _gathered_of_pairs = product(TOKENS // 2, pairs=True, by_row=False)
 
@@ -408,11 +477,7 @@ def _attend_in_pairs(part, parts, qkv, of_head, of_window, scale, result):
             queries = window * TOKENS * row + head * half
             keys, values = queries + width, queries + 2 * width
             _turn(qkv, queries, row, half, query)
-            for j in range(TOKENS // 2):  # pairs along the tokens instead
-                for d in range(half):
-                    one, next_one = qkv[values + 2 * j * row + d], qkv[values + (2 * j + 1) * row + d]
-                    value[j * HEAD + 2 * d] = uint32((one & uint32(0xFFFF)) | uint32(next_one << uint32(16)))
-                    value[j * HEAD + 2 * d + 1] = uint32(uint32(one >> uint32(16)) | (next_one & uint32(0xFFFF0000)))
+            _pair_tokens(qkv, values, row, value)
             for j in range(0, TOKENS, _ROWS):
                 _scores_of_pairs(qkv, keys + j * row, row, query, scores, j * TOKENS)
             _add_bias(scores, of_head[head], of_window[window % windows], scale, largest)
@@ -437,8 +502,6 @@ def _attend_in_pairs(part, parts, qkv, of_head, of_window, scale, result):
 
 
 _SIDE = 32  # numbers that a token has here: those of a head, and zeros that fill up a vector
-# Without a sign: an index that might be negative is looked at one by one (measured: up to twice the time).
-_UNSIGNED = uint64(TOKENS), uint64(HEAD), uint64(_SIDE)
 _rows_of = product(TOKENS, pairs=False, by_row=True, width=_SIDE)
 _columns_of = product(TOKENS, pairs=False, by_row=False, width=_SIDE)
 
@@ -446,7 +509,7 @@ _columns_of = product(TOKENS, pairs=False, by_row=False, width=_SIDE)
 @njit(inline="always")
 def _read_tokens(tokens, first, row, side):
     """A head's numbers of a window's tokens, `row` apart from `first` on -> side (TOKENS, _SIDE) in fp32."""
-    many, numbers, apart = _UNSIGNED
+    many, numbers, apart = _MANY, _NUMBERS, uint64(_SIDE)
     first, row = uint64(first), uint64(row)
     for i in range(many):
         for d in range(numbers):
@@ -455,7 +518,7 @@ def _read_tokens(tokens, first, row, side):
 
 @njit(inline="always")
 def _write_tokens(side, scale, tokens, first, row):
-    many, numbers, apart = _UNSIGNED
+    many, numbers, apart = _MANY, _NUMBERS, uint64(_SIDE)
     first, row = uint64(first), uint64(row)
     for i in range(many):
         for d in range(numbers):
@@ -542,7 +605,7 @@ def _add_norm(part, parts, x, change, order, weight, bias, eps, total, normed):
         for row in range(rows * part // parts, rows * (part + 1) // parts):
             mean, variance = float32(0), float32(0)
             for token in range(beside):
-                place = row * beside + token if order is None else order[row * beside + token]
+                place = order[row * beside + token]
                 for column in range(width):
                     value = x[image, place, column]
                     if change is not None:
@@ -556,6 +619,49 @@ def _add_norm(part, parts, x, change, order, weight, bias, eps, total, normed):
             for column in range(wide):
                 value = (total[image, row, column] - mean) * scale * weight[column] + bias[column]
                 normed[image, row, column] = _like(value, normed[0, 0, 0])
+
+
+@_compiled(fastmath=True)
+def _add_norm_back(part, parts, of_total, of_normed, total, order, weight, eps, of_x, of_change, of_weight, of_bias):
+    """From the gradients of a part of the rows to those of the tokens in them, and to those of weight and bias, a sum
+    for each part: (parts, width of a row). Mean and scale are computed again: to keep them would cost the way there a
+    sixth of its time (measured)."""
+    width, rows, wide = of_x.shape[2], total.shape[1], total.shape[2]
+    beside = wide // width
+    growth, sums = np.empty(wide, float32), np.empty(wide, float32)
+    for image in range(len(of_x)):
+        for row in range(rows * part // parts, rows * (part + 1) // parts):
+            mean, variance, common, along = float32(0), float32(0), float32(0), float32(0)
+            for column in range(wide):
+                mean += total[image, row, column]
+            mean /= float32(wide)
+            for column in range(wide):
+                variance += (total[image, row, column] - mean) * (total[image, row, column] - mean)
+            scale = float32(1) / np.sqrt(variance / float32(wide) + eps)
+            for column in range(wide):
+                change = _read(of_normed[image, row, column])
+                number = (total[image, row, column] - mean) * scale
+                of_weight[part, column] += change * number
+                of_bias[part, column] += change
+                change *= weight[column]
+                common += change
+                along += change * number
+                growth[column] = change
+            common /= float32(wide)
+            along /= float32(wide)
+            for column in range(wide):
+                number = (total[image, row, column] - mean) * scale
+                value = (growth[column] - common - along * number) * scale
+                if of_total is not None:
+                    value += of_total[image, row, column]
+                sums[column] = value
+            for token in range(beside):
+                place = order[row * beside + token]
+                for column in range(width):
+                    value = sums[token * width + column]
+                    of_x[image, place, column] = value
+                    if of_change is not None:
+                        of_change[image, place, column] = _half(value)
 
 
 @_compiled(parallel=True)
@@ -580,3 +686,9 @@ def _attend_back_side_by_side(parts, *arrays):
 def _add_norm_side_by_side(parts, *arrays):
     for part in prange(parts):
         _add_norm(part, parts, *arrays)
+
+
+@_compiled(parallel=True)
+def _add_norm_back_side_by_side(parts, *arrays):
+    for part in prange(parts):
+        _add_norm_back(part, parts, *arrays)

@@ -202,8 +202,7 @@ def test_attention_where_one_score_outweighs_all():
     torch.testing.assert_close(mean, qkv[..., 2 * HEAD :].mean(1, keepdim=True).expand_as(mean), rtol=1e-5, atol=1e-6)
 
 
-@settings(max_examples=30, deadline=None)
-@given(
+norms = given(
     seeds,
     st.tuples(st.integers(1, 5), st.integers(1, 4), st.integers(2, 100)),
     st.floats(0.1, 100),
@@ -213,20 +212,78 @@ def test_attention_where_one_score_outweighs_all():
     st.sampled_from([torch.float32, torch.bfloat16]),
     st.sampled_from([torch.float32, torch.bfloat16]),
 )
-def test_norm_of_a_sum_is_pytorchs(seed, sizes, spread, centre, changed, ordered, of_change, dtype):
+
+
+def inputs_of_a_norm(seed, sizes, spread, centre, changed, ordered, of_change):
     rows, beside, width = sizes
     norm = nn.LayerNorm(beside * width)
     norm.weight.data, norm.bias.data = normal(seed + 1, beside * width), normal(seed + 2, beside * width)
     x = normal(seed, 2, rows * beside, width, spread=spread) + centre
     change = normal(seed + 3, 2, rows * beside, width).to(of_change) if changed else None
     order = torch.randperm(rows * beside, generator=torch.Generator().manual_seed(seed)) if ordered else None
-    expected = x + change if changed else x.clone()
-    expected = (expected[:, order] if ordered else expected).view(2, rows, beside * width)
-    total, found = add_norm(x, change, order, norm, dtype)
-    assert torch.equal(total, expected) and found.dtype == dtype
+    return x, change, order, norm
+
+
+def sum_and_norm(x, change, order, norm):
+    """As `add_norm`, by PyTorch."""
+    total = x.clone() if change is None else x + change
+    total = (total if order is None else total[:, order]).view(len(x), -1, *norm.normalized_shape)
+    return total, norm(total)
+
+
+@settings(max_examples=30, deadline=None)
+@norms
+def test_norm_of_a_sum_is_pytorchs(seed, sizes, spread, centre, changed, ordered, of_change, dtype):
+    x, change, order, norm = inputs_of_a_norm(seed, sizes, spread, centre, changed, ordered, of_change)
     with torch.no_grad():
-        rounding = ROUNDING * 1.01 if dtype == torch.bfloat16 else 1e-5
-        torch.testing.assert_close(found.float(), norm(expected), rtol=rounding, atol=1e-4)
+        expected, normed = sum_and_norm(x, change, order, norm)
+        total, found = add_norm(x, change, order, norm, dtype)
+    assert torch.equal(total, expected) and found.dtype == dtype
+    rounding = ROUNDING * 1.01 if dtype == torch.bfloat16 else 1e-5
+    torch.testing.assert_close(found.float(), normed, rtol=rounding, atol=1e-4)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@settings(max_examples=20, deadline=None, derandomize=True)
+@norms
+def test_gradients_of_a_norm_of_a_sum_are_pytorchs(
+    threads, seed, sizes, spread, centre, changed, ordered, of_change, dtype
+):
+    x, change, order, norm = inputs_of_a_norm(seed, sizes, spread, centre, changed, ordered, of_change)
+    rows, beside, width = sizes
+    of_total, of_normed = normal(seed + 4, 2, rows, beside * width), normal(seed + 5, 2, rows, beside * width).to(dtype)
+
+    def gradients(exactly, uses):
+        """Those of x, change, weight and bias, where the sum, the norm or both are used."""
+        kind = torch.float64 if exactly else torch.float32
+        like = nn.LayerNorm(beside * width).to(kind)
+        like.load_state_dict(norm.state_dict())
+        inputs = [x.to(kind)] + ([change.to(kind if exactly else of_change)] if changed else [])
+        inputs = [each.requires_grad_() for each in inputs]
+        given_change = inputs[1] if changed else None
+        if exactly:
+            results = sum_and_norm(inputs[0], given_change, order, like)
+        else:
+            results = add_norm(inputs[0], given_change, order, like, dtype)
+        changes = of_total.to(kind), of_normed.to(kind if exactly else dtype)
+        return torch.autograd.grad(
+            [results[use] for use in uses],
+            [*inputs, *like.parameters()],
+            [changes[use] for use in uses],
+            allow_unused=True,
+        )
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = {uses: gradients(False, uses) for uses in ((0, 1), (0,), (1,))}
+    finally:
+        torch.set_num_threads(before)
+    for uses, each in found.items():
+        for ours, exact in zip(each, gradients(True, uses), strict=True):
+            exact = torch.zeros_like(ours).double() if exact is None else exact  # the sum has nothing of the weight
+            rounding = ROUNDING if ours.dtype == torch.bfloat16 else 1e-4
+            assert (ours.double() - exact).norm() <= rounding * exact.norm() + 1e-4
 
 
 def test_norm_rounds_to_the_nearest():
