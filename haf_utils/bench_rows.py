@@ -62,7 +62,7 @@ class Sizes:
     text_layers: int = 12
     matrix: int = 2_048
     batch: int = 8  # clips of a joint training step
-    warm: int = 1  # rounds of joint steps before a measured one
+    warm: int = 4  # files or texts that each side embeds, uncounted, before each of its parts
 
 
 # Of the median distance: which of two neighbours so equally near comes first is not bf16's to tell: it errs by 0.0009
@@ -115,19 +115,19 @@ def alternate(
     functions: dict[str, Callable[[], object]],
     rounds: int,
     inside: dict[str, Callable[[], AbstractContextManager]] | None = None,
-    warm: int = 0,
+    before: dict[str, Callable[[], object]] | None = None,
 ) -> dict[str, tuple[float, ...]]:
     """Seconds that each function takes, one after the other in every round, the first one last in the next.
 
-    inside: the context that a function runs in, if any; warm: calls before each measured one that are not counted.
+    inside: the context that a function runs in, if any. before: what is done, uncounted, before each of its turns: who
+    embeds or trains does so for long, and comes back to memory and caches that are still his own.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     names = list(functions)
     for _ in range(rounds):
         for name in names:
             with (inside or {}).get(name, nullcontext)():
-                for _ in range(warm):
-                    functions[name]()
+                (before or {}).get(name, lambda: None)()
                 _synchronise()
                 begun = time.perf_counter()
                 functions[name]()
@@ -148,7 +148,9 @@ def alternate_parts(
     def next_part(name: str) -> Callable:
         return lambda: found[name].append(embedders[name](parts[len(found[name]) % len(parts)]))
 
-    seconds = alternate({name: next_part(name) for name in embedders}, sizes.rounds * len(parts))
+    few = examples[: sizes.warm]
+    before = {name: lambda embed=embed: embed(few) for name, embed in embedders.items()}
+    seconds = alternate({name: next_part(name) for name in embedders}, sizes.rounds * len(parts), before=before)
     return seconds, {name: np.concatenate(embeddings[: len(parts)]) for name, embeddings in found.items()}
 
 
@@ -338,7 +340,7 @@ def joint_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
     system.train()
     # This project trains with memory kept from step to step; the alternative has the system's ways, as it would.
     kept = {name: kept_memory for name in functions if name != "laion-clap"}
-    seconds = alternate(functions, sizes.rounds, kept, warm=sizes.warm)
+    seconds = alternate(functions, sizes.rounds, kept, before=functions)
     system.eval()
     check = f"gradients differ by {error:.0e} of their length"
     rows = [

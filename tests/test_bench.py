@@ -118,6 +118,16 @@ def test_functions_alternate():
     assert all(len(values) == 3 for values in seconds.values())
 
 
+def test_what_comes_before_a_turn_is_not_counted(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(bench_rows.time, "perf_counter", lambda: now[0])
+
+    def last(seconds):
+        return lambda: now.append(now.pop() + seconds)
+
+    assert alternate({"a": last(1), "b": last(2)}, 2, before={"a": last(5)}) == {"a": (1.0, 1.0), "b": (2.0, 2.0)}
+
+
 def test_distance_notices_a_changed_neighbour_and_a_large_error():
     fp32 = np.random.default_rng(0).standard_normal((6, 4))
     words, share, farther = distance(fp32 + 1e-6, fp32)
