@@ -221,6 +221,7 @@ def _reorder(x: torch.Tensor, steps: Steps | None) -> torch.Tensor:
 
 
 @cache
+@torch.inference_mode(False)  # kept for training too, whatever asks first
 def _steps(current: tuple, wanted: tuple, device: torch.device) -> Steps | None:
     """Where each token of the order `wanted` stands in `current`, and the way back; None for the same order."""
     steps = _places(*current).argsort()[_places(*wanted)]
