@@ -171,12 +171,13 @@ def joint_recipes(runs: Sequence[Run]) -> list[tuple[FinetuneConfig, list[int]]]
 
 
 def head_twin(config: FinetuneConfig, base: FinetuneConfig) -> FinetuneConfig:
-    """The head run, where `base` is, to compare a joint run with: the same but for `train` and what goes with it."""
+    """The head run, where and in what precision `base` is, to compare a joint run with: the same but for `train` and
+    what goes with it."""
     own = differing(config)
-    for name in ("epochs", "batch", "classifier_rate", "backbone_rate", "accumulation", "precision"):
+    for name in ("epochs", "batch", "classifier_rate", "backbone_rate", "accumulation", "activation_checkpointing"):
         own.pop(name, None)
-    own.pop("activation_checkpointing", None)
     where = {name: getattr(base, name) for name in WHERE if name != "name"}
+    own["precision"] = base.precision
     return FinetuneConfig(**where | own | {"train": "head"})
 
 

@@ -162,10 +162,12 @@ def test_differences_are_told_where_they_are_and_not_where_they_are_not(folder):
         plt.close(figure)
 
 
-def test_a_joint_run_is_compared_with_its_head_twin():
-    joint = resolve(dataclasses.replace(BASE, train="joint", mixup=False, fold=2))
-    twin = resolve(head_twin(FinetuneConfig(**json.loads(json.dumps(dataclasses.asdict(joint)))), BASE))
-    assert twin == resolve(dataclasses.replace(BASE, mixup=False, fold=2))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])  # on a GPU every run is in bf16
+def test_a_joint_run_is_compared_with_its_head_twin(precision):
+    base = dataclasses.replace(BASE, precision=precision)
+    joint = resolve(dataclasses.replace(base, train="joint", mixup=False, fold=2))
+    twin = resolve(head_twin(FinetuneConfig(**json.loads(json.dumps(dataclasses.asdict(joint)))), base))
+    assert twin == resolve(dataclasses.replace(base, mixup=False, fold=2))
 
 
 def test_a_planted_effect_is_found(tmp_path):
