@@ -243,12 +243,9 @@ def test_norm_of_a_sum_is_pytorchs(seed, sizes, spread, centre, changed, ordered
     torch.testing.assert_close(found.float(), normed, rtol=rounding, atol=1e-4)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=15, deadline=None, derandomize=True)  # each kind is compiled first, for seconds
 @norms
-def test_gradients_of_a_norm_of_a_sum_are_pytorchs(
-    threads, seed, sizes, spread, centre, changed, ordered, of_change, dtype
-):
+def test_gradients_of_a_norm_of_a_sum_are_pytorchs(seed, sizes, spread, centre, changed, ordered, of_change, dtype):
     x, change, order, norm = inputs_of_a_norm(seed, sizes, spread, centre, changed, ordered, of_change)
     rows, beside, width = sizes
     of_total, of_normed = normal(seed + 4, 2, rows, beside * width), normal(seed + 5, 2, rows, beside * width).to(dtype)
@@ -274,7 +271,7 @@ def test_gradients_of_a_norm_of_a_sum_are_pytorchs(
         )
 
     before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1 + seed % 2)
     try:
         found = {uses: gradients(False, uses) for uses in ((0, 1), (0,), (1,))}
     finally:
