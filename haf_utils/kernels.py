@@ -1,6 +1,6 @@
 """What lies between the matrix products of HTSAT on a CPU: each one pass over memory, compiled by numba, in fp32 or
-bf16, with gradients (measured in bf16: attention's take a seventeenth off a training step, those of sums and norms
-another).
+bf16, with gradients (measured in bf16: attention's take a seventeenth off a training step, those of sums and norms a
+fiftieth at most).
 
 PyTorch goes over its tensors once an operation, copies queries, keys and values apart, turns bf16 into fp32 and back
 each time, and has its attention and layer norm made for rows much longer than a window's 64. What is compiled checks no
