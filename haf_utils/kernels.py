@@ -18,7 +18,7 @@ from numba import config, njit, prange, set_num_threads, types
 from numba.core import cgutils
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic, overload
-from numpy import float32, uint16, uint32, uint64
+from numpy import float32, int64, uint16, uint32, uint64
 from numpy.polynomial import Chebyshev, Polynomial
 from torch.autograd.function import once_differentiable
 
@@ -160,7 +160,7 @@ class _AddNorm(torch.autograd.Function):
     def forward(ctx, x: torch.Tensor, change: torch.Tensor | None, order: torch.Tensor, weight, bias, eps, dtype):
         total, normed = _sum_and_norm(x, change, order, weight, bias, eps, dtype)
         ctx.save_for_backward(total, weight, order)
-        ctx.shape, ctx.of_change, ctx.eps = x.shape, None if change is None else change.dtype, eps
+        ctx.shape, ctx.of_change, ctx.eps, ctx.dtype = x.shape, None if change is None else change.dtype, eps, dtype
         ctx.set_materialize_grads(False)  # of patch merging only the norm is used
         return total, normed
 
@@ -168,7 +168,7 @@ class _AddNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, of_total: torch.Tensor | None, of_normed: torch.Tensor | None):
         (total, weight, order), parts = ctx.saved_tensors, _parts()
-        of_normed = torch.zeros_like(total) if of_normed is None else of_normed.contiguous()
+        of_normed = torch.zeros_like(total, dtype=ctx.dtype) if of_normed is None else of_normed.contiguous()
         of_x = total.new_empty(ctx.shape)
         of_change = torch.empty_like(of_x, dtype=ctx.of_change) if ctx.of_change == torch.bfloat16 else None
         of_weight, of_bias = np.zeros((2, parts, len(weight)), float32)
@@ -664,31 +664,34 @@ def _add_norm_back(part, parts, of_total, of_normed, total, order, weight, eps, 
                         of_change[image, place, column] = _half(value)
 
 
+# prange counts without a sign; with it, what one thread runs serves here too and is compiled once.
+
+
 @_compiled(parallel=True)
 def _attend_side_by_side(parts, *arrays):
     for part in prange(parts):
-        _attend(part, parts, *arrays)
+        _attend(int64(part), parts, *arrays)
 
 
 @_compiled(parallel=True)
 def _attend_in_pairs_side_by_side(parts, *arrays):
     for part in prange(parts):
-        _attend_in_pairs(part, parts, *arrays)
+        _attend_in_pairs(int64(part), parts, *arrays)
 
 
 @_compiled(parallel=True)
 def _attend_back_side_by_side(parts, *arrays):
     for part in prange(parts):
-        _attend_back(part, parts, *arrays)
+        _attend_back(int64(part), parts, *arrays)
 
 
 @_compiled(parallel=True)
 def _add_norm_side_by_side(parts, *arrays):
     for part in prange(parts):
-        _add_norm(part, parts, *arrays)
+        _add_norm(int64(part), parts, *arrays)
 
 
 @_compiled(parallel=True)
 def _add_norm_back_side_by_side(parts, *arrays):
     for part in prange(parts):
-        _add_norm_back(part, parts, *arrays)
+        _add_norm_back(int64(part), parts, *arrays)

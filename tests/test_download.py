@@ -92,7 +92,7 @@ def zipped(members: dict[str, bytes], compression=zipfile.ZIP_STORED) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", compression) as archive:
         for name, content in members.items():
-            archive.writestr(name, content)
+            archive.writestr(zipfile.ZipInfo(name), content, compression)  # of 1980: the same bytes at any time
     return out.getvalue()
 
 
