@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +22,7 @@ import soundfile
 import soxr
 from filelock import FileLock
 
+from haf_utils.decoding import decoded
 from haf_utils.progress import bar
 
 __all__ = [
@@ -213,13 +213,19 @@ class AudioStore:
 
 
 def build_store(
-    table: pd.DataFrame, folder, sample_rate: int, workers: int = 2, max_lost: float = 0.2, progress: bool = True
+    table: pd.DataFrame,
+    folder,
+    sample_rate: int,
+    workers: int | None = None,
+    max_lost: float = 0.2,
+    progress: bool = True,
 ) -> AudioStore:
     """Decode every clip of a clips table (columns sound_id, path) once, or find that it has been done.
 
     Kept in `folder`: clips whose file (size, time of change) is as it was are not decoded again; a build that was
     killed goes on where it stopped; a second process waits for the first. The space needed is printed, and compared
-    with what is free, before anything is written. Memory stays flat for any number of clips.
+    with what is free, before anything is written. Memory stays flat for any number of clips. `workers`: threads that
+    decode; None as `decoding.decoded` has it.
 
     Clips that are missing, damaged, empty or silent are left out and listed in `store.lost` with the reason.
     Raises ValueError if sound_ids repeat or more than the share `max_lost` of the clips is lost; OSError if the disk
@@ -307,7 +313,9 @@ def _seconds(path: str) -> float:
         return 0.0  # the reason is found when it is decoded
 
 
-def _append(pending: pd.DataFrame, folder: Path, sample_rate: int, end: int, workers: int, progress: bool) -> None:
+def _append(
+    pending: pd.DataFrame, folder: Path, sample_rate: int, end: int, workers: int | None, progress: bool
+) -> None:
     def work(path: str) -> np.ndarray | str:
         try:
             samples = prepare(path, sample_rate)
@@ -318,13 +326,12 @@ def _append(pending: pd.DataFrame, folder: Path, sample_rate: int, end: int, wor
     with (
         open(folder / "samples.int16", "ab") as samples_file,
         open(folder / "index.csv", "a") as index_file,
-        ThreadPoolExecutor(workers) as pool,  # soundfile and soxr release the interpreter lock
         bar(total=len(pending), description="audio store", quiet=not progress) as shown,
     ):
         samples_file.truncate(2 * end)  # what a killed build wrote after its last index row
         for first in range(0, len(pending), _CHUNK):
             rows = pending.iloc[first : first + _CHUNK].copy()
-            results = list(pool.map(work, rows["path"]))
+            results = list(decoded(work, rows["path"], workers))
             rows["reason"] = [result if isinstance(result, str) else "" for result in results]
             rows["frames"] = [0 if isinstance(result, str) else len(result) for result in results]
             rows["crc"] = [0 if isinstance(result, str) else zlib.crc32(result.tobytes()) for result in results]

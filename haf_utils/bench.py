@@ -145,6 +145,9 @@ def main(arguments: list[str] | None = None) -> int:
     print(", ".join(f"{name} {value}" for name, value in about.items()))
     if about["load before"] > 0.5:
         print(f"other work runs on these cores (load {about['load before']}): do not trust the ratios", file=sys.stderr)
+        if given.publish:
+            print("error: --publish needs a quiet machine: run it again in a minute or two", file=sys.stderr)
+            return 2
     rows = []
     # Of the alternatives: old names that laion-clap imports, and four workers where there are fewer cores.
     for message in ("torch.meshgrid", "This DataLoader will create", "Importing from timm.models"):

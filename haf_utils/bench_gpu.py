@@ -35,7 +35,7 @@ def gpu_table(
     titles: Path,
     device: str = "cuda",
     batch: int = 64,
-    steps: int = 20,
+    steps: int = 60,
     config: ClapConfig | None = None,
 ) -> pd.DataFrame:
     """Columns work, clips_per_second, share_of_matrix_rate, share_waiting: embedding, and a joint training step."""
@@ -66,7 +66,7 @@ def gpu_table(
             prepare = lambda number: inputs.prepare(np.arange(batch), (0, number))  # noqa: E731
             with FlopCounterMode(display=False) as counter:
                 step(prepare(0))
-            seconds, waited = _timed(step, ahead(prepare, range(steps), device), device)
+            seconds, waited = _timed(step, ahead(prepare, range(1 + steps), device), device)
             rows.append(
                 {
                     "work": f"{work}, batch {batch}, bf16",
@@ -94,20 +94,22 @@ def matrix_rate(device: str, size: int = 8192, repeats: int = 20) -> float:
     """Operations a second of a large bf16 matrix product."""
     size = size if torch.device(device).type == "cuda" else 256  # a CPU without bf16 takes a minute for more
     matrix = torch.randn(size, size, device=device, dtype=torch.bfloat16)
-    seconds, _ = _timed(lambda _: matrix @ matrix, range(repeats), device)
+    seconds, _ = _timed(lambda _: matrix @ matrix, range(1 + repeats), device)
     return 2 * size**3 * repeats / seconds
 
 
 def _timed(step: Callable, batches: Iterable, device: str) -> tuple[float, float]:
-    """Seconds of all steps, and those spent waiting for the next batch while the device had nothing to do."""
+    """Seconds of all steps but the first, for which libraries are loaded and no batch was prepared ahead; and those of
+    them spent waiting for the next batch while the device had nothing to do."""
 
     def settle() -> None:
         if torch.device(device).type == "cuda":
             torch.cuda.synchronize()
 
+    batches = iter(batches)
+    step(next(batches))
     settle()
     begun, waited = time.perf_counter(), 0.0
-    batches = iter(batches)
     while True:
         asked = time.perf_counter()
         try:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
 import soxr
 
 from haf_utils.audio import AudioError, decode
+from haf_utils.decoding import decoded
 from haf_utils.progress import bar
 
 __all__ = ["fingerprint", "fingerprints", "matches"]
@@ -52,7 +52,7 @@ def fingerprint(samples: np.ndarray, rate: int) -> np.ndarray:
     return np.where(loud, words, 0).astype(np.uint32)
 
 
-def fingerprints(paths: Iterable[str | os.PathLike], workers: int = 2) -> list[np.ndarray]:
+def fingerprints(paths: Iterable[str | os.PathLike], workers: int | None = None) -> list[np.ndarray]:
     """Fingerprints of recordings, in the order of `paths`; progress on long lists.
 
     A recording that cannot be read gets an empty fingerprint, which matches nothing, and is named in a UserWarning.
@@ -69,8 +69,7 @@ def fingerprints(paths: Iterable[str | os.PathLike], workers: int = 2) -> list[n
             return np.zeros(0, np.uint32)
         return fingerprint(samples, rate)
 
-    with ThreadPoolExecutor(workers) as pool:
-        result = list(bar(pool.map(one, paths), total=len(paths), description="fingerprints"))
+    result = list(bar(decoded(one, paths, workers), total=len(paths), description="fingerprints"))
     if lost:
         shown = "; ".join(sorted(lost)[:10]) + ("; …" if len(lost) > 10 else "")
         warnings.warn(f"{len(lost)} recordings have no fingerprint: {shown}", stacklevel=2)

@@ -10,7 +10,6 @@ import csv
 import hashlib
 import os
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import soundfile
 from filelock import FileLock
 
 from haf_utils.audio import cut_short
+from haf_utils.decoding import decoded
 from haf_utils.progress import bar
 
 __all__ = ["FIELDS", "default_path", "measure", "update"]
@@ -51,13 +51,12 @@ def default_path(root: str | os.PathLike) -> Path:
     return cache / "haf-clap" / f"{root.name}-{hashlib.sha256(str(root).encode()).hexdigest()[:10]}.csv"
 
 
-def update(path: str | os.PathLike, files: Iterable[str | os.PathLike], workers: int = 2) -> pd.DataFrame:
+def update(path: str | os.PathLike, files: Iterable[str | os.PathLike], workers: int | None = None) -> pd.DataFrame:
     """Bring the manifest in `path` up to date for `files` -> table (columns `FIELDS`), a row a file, in their order.
 
-    Only files that are new or have changed are read, by `workers` threads. Interrupted, the next call goes on.
+    Only files that are new or have changed are read, by `workers` threads (None: as `decoding.decoded` has it).
+    Interrupted, the next call goes on.
     """
-    if workers < 1:
-        raise ValueError(f"workers={workers} must be 1 or more")
     path, files = Path(path), [os.fspath(file) for file in files]
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
@@ -66,7 +65,6 @@ def update(path: str | os.PathLike, files: Iterable[str | os.PathLike], workers:
         to_do = [file for file in files if file not in known or known[file][1:3] != states[file]]
         with (
             open(path, "a", newline="", encoding="utf-8", errors="surrogateescape") as lines,
-            ThreadPoolExecutor(workers) as pool,
             bar(total=len(files), description="reading audio") as progress,
         ):
             writer = csv.writer(lines)
@@ -77,7 +75,7 @@ def update(path: str | os.PathLike, files: Iterable[str | os.PathLike], workers:
             progress.update(len(files) - len(to_do))
             queue = iter(to_do)
             while batch := list(islice(queue, _BATCH)):
-                for row in pool.map(measure, batch):
+                for row in decoded(measure, batch, workers):
                     known[row["path"]] = tuple(str(row[field]) for field in FIELDS)
                     writer.writerow(known[row["path"]])
                     progress.update()

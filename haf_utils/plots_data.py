@@ -7,7 +7,6 @@ ten thousand clips is looked at in seconds and a recording of ten hours costs no
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
 import matplotlib.pyplot as plt
@@ -22,6 +21,7 @@ from matplotlib.patches import Rectangle
 from scipy.fft import rfft
 
 from haf_utils.audio import AudioError
+from haf_utils.decoding import decoded
 from haf_utils.folds import grouped_folds, official_folds
 from haf_utils.plots import CLASS_COLOURS, COLOURS, colour_labels
 from haf_utils.progress import bar
@@ -74,8 +74,7 @@ def headers(paths: Iterable) -> pd.DataFrame:
             return np.nan, np.nan, np.nan
 
     paths = list(paths)
-    with ThreadPoolExecutor(4) as pool:
-        rows = list(bar(pool.map(read, paths), total=len(paths), description="headers"))
+    rows = list(bar(decoded(read, paths), total=len(paths), description="headers"))
     return pd.DataFrame(rows, columns=["seconds", "rate", "channels"], dtype=float)
 
 

@@ -13,7 +13,6 @@ import dataclasses
 import itertools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from haf_utils.captions import freesound_text
 from haf_utils.clap import Clap
 from haf_utils.config import FinetuneConfig, check
 from haf_utils.datasets import EXTENSIONS, read_csv
+from haf_utils.decoding import decoded
 from haf_utils.inference import average_probabilities, predict
 from haf_utils.passt import build_passt
 from haf_utils.profiles import profile
@@ -205,10 +205,9 @@ def _decoded(paths: list[Path], rates: list[int]) -> Iterator[tuple[list[Path], 
             return error.reason
         return samples if all(s.any() for s in samples.values()) else "silent"
 
-    with ThreadPoolExecutor(2) as pool:  # decoding and resampling release the interpreter lock
-        for first in range(0, len(paths), _CHUNK):
-            chunk = paths[first : first + _CHUNK]
-            yield chunk, list(pool.map(work, chunk))
+    for first in range(0, len(paths), _CHUNK):
+        chunk = paths[first : first + _CHUNK]
+        yield chunk, list(decoded(work, chunk))
 
 
 def find_recordings(given: Sequence[Path | str]) -> list[Path]:

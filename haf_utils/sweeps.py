@@ -33,6 +33,7 @@ from submitit.helpers import environment_variables
 
 from haf_utils.assembly import corpus_of, digests_of
 from haf_utils.config import FinetuneConfig, resolve
+from haf_utils.decoding import cores
 from haf_utils.profiles import PROFILES
 from haf_utils.progress import bar, line
 from haf_utils.runs import finished, write_beside
@@ -200,10 +201,9 @@ def _carry_out(pending, workers, slurm, notebook, quiet) -> dict[str, set[str]]:
 
 
 def _start_locally(pending, folder: Path, workers, slurm, notebook) -> list[submitit.Job]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     on_gpu = any(torch.device(config.device).type == "cuda" for config in pending)
-    number = min(workers or (torch.cuda.device_count() if on_gpu else cores), len(pending))
-    threads = max(1, cores // number)
+    number = min(workers or (torch.cuda.device_count() if on_gpu else cores()), len(pending))
+    threads = max(1, cores() // number)
     executor = submitit.LocalExecutor(folder / "logs")
     executor.update_parameters(timeout_min=60 * 24 * 365)  # nobody waits for a local worker but its owner
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")

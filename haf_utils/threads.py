@@ -17,11 +17,9 @@ from threading import BoundedSemaphore
 
 import torch
 
-__all__ = ["ahead", "gate", "in_threads"]
+from haf_utils.decoding import MOST
 
-# Threads that prepare what a GPU computes. More hinder each other at Python's lock (measured beside an H200, 16 cores:
-# 4 threads decode 240 files a second, 8 180, 16 90).
-BESIDE_GPU = 4
+__all__ = ["ahead", "gate", "in_threads"]
 
 
 def in_threads(function: Callable, items: Sequence, device: torch.device) -> Iterator:
@@ -31,7 +29,7 @@ def in_threads(function: Callable, items: Sequence, device: torch.device) -> Ite
     and decode take turns at it by `gate`.
     """
     on_cpu, threads = torch.device(device).type == "cpu", torch.get_num_threads()
-    workers = threads if on_cpu else BESIDE_GPU
+    workers = threads if on_cpu else MOST
     pool = ThreadPoolExecutor(workers, initializer=partial(torch.set_num_threads, 1) if on_cpu else None)
     try:
         yield from pool.map(function, items)
@@ -45,7 +43,7 @@ def ahead(function: Callable, items: Iterable, device: torch.device | str = "cpu
 
     On a CPU one thread is one item ahead. A GPU asks for batches faster than one thread cuts them.
     """
-    threads = 1 if torch.device(device).type == "cpu" else BESIDE_GPU
+    threads = 1 if torch.device(device).type == "cpu" else MOST
     pool, pending = ThreadPoolExecutor(threads), deque()
     try:
         for item in items:

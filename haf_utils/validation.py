@@ -113,7 +113,7 @@ class Report:
         }
 
 
-def validate(root: str | os.PathLike, workers: int = 2, manifest: str | os.PathLike | None = None) -> Report:
+def validate(root: str | os.PathLike, workers: int | None = None, manifest: str | os.PathLike | None = None) -> Report:
     """Check the dataset in `root`, in any known layout -> `Report`. Nothing in `root` is written.
 
     Recordings that were measured before and have not changed are not read again: their rows are in the `manifest`, by
@@ -162,7 +162,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("root", help="folder of BSD10k, BSD35k-CS, the evaluation set, FSD50K or NSynth")
     parser.add_argument("--json", metavar="FILE", help="also write the whole report here")
     parser.add_argument("--manifest", metavar="FILE", help="keep the measurements here instead of in the user's cache")
-    parser.add_argument("--workers", type=int, default=2, help="threads that read recordings (default 2)")
+    parser.add_argument("--workers", type=int, help="threads that read recordings (default: one a core, at most 4)")
     options = parser.parse_args(arguments)
     try:
         report = validate(options.root, options.workers, options.manifest)

@@ -173,6 +173,7 @@ def test_the_store_holds_every_clip_as_prepared(clips, tmp_path, capsys):
         store.samples("000")[0] = 1
     with pytest.raises(KeyError):
         store.samples("nobody")
+    assert isinstance(store.samples("000").base, np.memmap) or isinstance(store._samples.base, np.memmap)
 
 
 def test_nothing_is_decoded_twice_and_a_changed_file_is(clips, tmp_path, monkeypatch):

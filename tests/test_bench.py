@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from conftest import REPOSITORY
 
-from haf_utils import bench, bench_growth, bench_rows
+from haf_utils import bench, bench_gpu, bench_growth, bench_rows
 from haf_utils import bench_alternatives as alternatives
 from haf_utils.audio import prepare, to_float, windows
 from haf_utils.bench_gpu import gpu_table
@@ -189,6 +189,21 @@ def test_cost_is_measured_for_each_number_of_clips(tmp_path):
     plt.close(figure)
 
 
+def test_a_gpus_first_step_is_not_counted(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(bench_gpu.time, "perf_counter", lambda: now[0])
+
+    def spend(seconds):
+        now[0] += seconds
+
+    def batches():
+        for wait in (50, 1, 2):
+            spend(wait)
+            yield wait
+
+    assert bench_gpu._timed(lambda wait: spend(100 if wait == 50 else 10), batches(), "cpu") == (23.0, 3.0)
+
+
 def test_the_gpu_section_runs_where_it_is_told_to(recordings):
     table = gpu_table(recordings[1], device="cpu", batch=2, steps=2, config=CONFIG)
     assert table["work"].str.startswith(("embedding", "joint training")).all()
@@ -224,6 +239,12 @@ def test_a_run_writes_table_figure_and_seconds(tmp_path, recordings, capsys, mon
 def test_wrong_arguments_are_named(arguments, said, tmp_path, capsys):
     assert bench.main([*arguments, "--runs", str(tmp_path)]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_nothing_is_published_from_a_busy_machine(monkeypatch, tmp_path, capsys, recordings):
+    monkeypatch.setattr(bench, "machine", lambda: {"load before": 0.9})
+    assert bench.main(["--publish", "--audio", str(recordings[0]), "--runs", str(tmp_path)]) == 2
+    assert "quiet" in capsys.readouterr().err and not any(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

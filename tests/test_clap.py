@@ -65,6 +65,21 @@ def mini() -> Clap:
     return Clap(network.eval(), load_tokenizer(small_tokenizer(), CONFIG), torch.device("cpu"))
 
 
+def test_threads_change_nothing(mini):
+    """Batches on several threads share the network, what `linear` keeps of its weights, and orders of tokens."""
+    clips, before = [noise(WINDOW + 400 * seed, seed) for seed in range(20)], torch.get_num_threads()
+    found = []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        try:
+            found.append((mini.embed_audio(clips, batch=3), mini.embed_text(SENTENCES * 7, batch=3)))
+            assert torch.get_num_threads() == threads
+        finally:
+            torch.set_num_threads(before)
+    for one, two in zip(*found, strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-6)
+
+
 # The network is laion-clap's ------------------------------------------------------------------------------------------
 
 

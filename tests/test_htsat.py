@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from haf_utils.clap import ClapNetwork
-from haf_utils.htsat import _patches, _steps, encode
+from haf_utils.gather import gather
+from haf_utils.htsat import _fused, _patches, _plain, _steps, encode
 from haf_utils.linear import linear
 from haf_utils.profiles import AudioConfig, profile
 
@@ -65,6 +66,30 @@ def test_gradients_are_laion_claps(htsat, images, recompute):
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         assert (found[name] - gradient).norm() <= 1e-4 * gradient.norm(), name
+
+
+def test_gradients_in_bf16_stay_close(htsat, images):
+    expected = gradients(htsat, encode, images)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gradients(htsat, encode, images)
+    for name, gradient in expected.items():
+        assert 0 < (found[name] - gradient).norm() <= 0.1 * gradient.norm(), name
+
+
+@pytest.mark.parametrize("windows", [1, 3])
+def test_the_fused_attention_is_the_plain_one(windows):
+    query, key, value = torch.randn(3, 6, 2, 16, 8, generator=torch.Generator().manual_seed(0))
+    bias = torch.randn(windows, 2, 16, 16, generator=torch.Generator().manual_seed(1))
+    plain, fused = (attend(query, key, value, bias, 0.0, 0.3) for attend in (_plain, _fused))
+    torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-6)
+
+
+def test_a_gather_has_pytorchs_gradient():
+    x, order = torch.randn(2, 5, 3, requires_grad=True), torch.tensor([3, 0, 4, 1, 2])
+    found, expected = gather(x, 1, order, order.argsort()), x[:, order]
+    assert torch.equal(found, expected)
+    change = torch.randn(2, 5, 3)
+    assert torch.equal(*(torch.autograd.grad(each, x, change)[0] for each in (found, expected)))
 
 
 @pytest.mark.parametrize("bf16", [False, True])
@@ -153,12 +178,14 @@ def test_each_image_is_dropped_from_a_block_alone(htsat, images):
 @pytest.mark.parametrize("bias", [False, True])
 def test_linear_is_the_layer_itself(gelu, bias):
     layer, x = nn.Linear(24, 40, bias=bias), torch.randn(5, 7, 24)
-    expected = F.gelu(layer(x)) if gelu else layer(x)
-    assert expected.requires_grad and linear(layer, x, gelu).requires_grad
+    x.requires_grad_()
+    expected, found = F.gelu(layer(x)) if gelu else layer(x), linear(layer, x, gelu)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     with torch.inference_mode():
-        assert (linear(layer, x, gelu) - expected).abs().max() < 1e-5
-    (linear(layer, x, gelu) ** 2).sum().backward()
-    assert layer.weight.grad.norm() > 0
+        torch.testing.assert_close(linear(layer, x, gelu), expected, rtol=1e-5, atol=1e-5)
+    inputs = [x, *layer.parameters()]
+    theirs, ours = (torch.autograd.grad((each**2).sum(), inputs) for each in (expected, found))
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize("dtype, error", [(torch.bfloat16, 0.02), (torch.float32, 1e-6)])

@@ -7,7 +7,6 @@ from haf_utils.inference import average_probabilities, classify, embed_rows, pre
 from haf_utils.model import HafClassifier
 from haf_utils.profiles import profile
 from haf_utils.systems import CachedInputs, LiveInputs, System, clip_generator
-from haf_utils.threads import ahead
 
 
 class Listener(torch.nn.Module):
@@ -177,15 +176,3 @@ def test_long_clips_are_heard_through_windows_that_are_averaged(corpus):
     expected = torch.nn.functional.normalize(pieces.mean(0), dim=0)
     torch.testing.assert_close(together[0], expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(together.norm(dim=1), torch.ones(2))
-
-
-def test_ahead_keeps_the_order_and_passes_errors_on():
-    assert list(ahead(lambda x: x * x, range(5))) == [0, 1, 4, 9, 16]
-    assert list(ahead(lambda x: x, [])) == []
-    assert list(ahead(lambda x: x * x, range(9), "cuda")) == [x * x for x in range(9)]  # several threads
-
-    def fail(x):
-        raise KeyError(x)
-
-    with pytest.raises(KeyError):
-        list(ahead(fail, [1, 2]))

@@ -1,5 +1,7 @@
 """The compiled passes between HTSAT's products give what PyTorch gives, within rounding."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -290,3 +292,24 @@ def test_norm_rounds_to_the_nearest():
     expected = F.layer_norm(x, (64,)).bfloat16()
     _, found = add_norm(x[None], None, None, nn.LayerNorm(64), torch.bfloat16)
     assert (found[0] == expected).float().mean() > 0.999  # else the last bit of fp32 decided
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_not_hidden(bad, dtype):
+    """The compiler may assume that there is no such number; a diverged network must be seen to be one all the same."""
+    nothing = torch.zeros(2, TOKENS, TOKENS)
+    for first in range(0, 6 * HEAD, 2 * HEAD):  # a number of a query, key or value
+        qkv = normal(0, 1, TOKENS, 6 * HEAD).to(dtype)
+        qkv[0, 5, first + 3] = bad
+        query, key, value = qkv.float().view(TOKENS, 3, 2, HEAD).permute(1, 2, 0, 3)
+        expected = ((query @ key.mT).softmax(-1) @ value).transpose(0, 1).reshape(1, TOKENS, -1)
+        found = window_attention(qkv.requires_grad_(), nothing, torch.zeros(1, TOKENS, TOKENS), 1.0)
+        assert torch.equal(found.isfinite(), expected.isfinite()) and not expected.isfinite().all()
+        assert not torch.autograd.grad(found.float().sum(), qkv)[0].isfinite().all()
+    x = normal(0, 1, 4, 32)
+    x[0, 1, 3] = bad
+    norm = nn.LayerNorm(32)
+    total, found = add_norm(x.requires_grad_(), None, None, norm, dtype)
+    assert torch.equal(found.isfinite(), norm(x).isfinite()) and torch.equal(total.isfinite(), x.isfinite())
+    assert not torch.autograd.grad(found.float().sum(), x)[0][0, 1].isfinite().any()

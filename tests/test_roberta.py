@@ -79,6 +79,16 @@ def test_bf16_stays_close(roberta, tokens):
     assert 0 < (found - expected).norm(dim=1).max() < 0.15 * (expected[0] - expected[1]).norm()
 
 
+def test_gradients_in_bf16_stay_close(roberta, tokens):
+    expected = gradients(roberta, short, tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = gradients(roberta, short, tokens)
+    largest = max(gradient.norm() for gradient in expected.values())
+    for name, gradient in expected.items():
+        assert (found[name] - gradient).norm() <= 0.1 * gradient.norm() + 1e-3 * largest, name
+    assert any((found[name] - gradient).norm() > 0 for name, gradient in expected.items())
+
+
 def test_dropout_acts_in_training_alone(roberta, tokens):
     roberta.train()
     torch.manual_seed(0)
