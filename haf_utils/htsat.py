@@ -7,8 +7,8 @@ to the next block's. What the second half of a block adds to them is added there
 the next norm are one pass, and attention another, there and back (`kernels`), in inference image by image where the
 cache asks for it. On a GPU attention is PyTorch's fused kernel.
 
-`torch.compile` of laion-clap's own way is not used: on two Zen 4 cores it compiles for 90 s and then takes 110 ms a clip
-in fp32 and 58 in bf16, where its plain way takes 139 and 80, and this one 85 and 50 (measured side by side).
+`torch.compile` of laion-clap's own way is not used: on two Zen 4 cores it compiles for 90 s and then takes 110 ms a
+clip in fp32 and 58 in bf16, where its plain way takes 139 and 80, and this one 85 and 50 (measured side by side).
 """
 
 from __future__ import annotations
