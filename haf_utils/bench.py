@@ -143,8 +143,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     about = machine()
     print(", ".join(f"{name} {value}" for name, value in about.items()))
-    if about["load before"] > 0.5:
-        print(f"other work runs on these cores (load {about['load before']}): do not trust the ratios", file=sys.stderr)
+    load = about["load before"]
+    if load > 0.5:
+        print(
+            f"these cores have other work, or had a minute ago (load {load}): do not trust the ratios", file=sys.stderr
+        )
         if given.publish:
             print("error: --publish needs a quiet machine: run it again in a minute or two", file=sys.stderr)
             return 2

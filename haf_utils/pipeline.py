@@ -121,6 +121,9 @@ def main(arguments: list[str] | None = None) -> int:
     except (PreflightError, ValueError, OSError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted before the first notebook; run the same command again", file=sys.stderr)
+        return 130
     if given.plan:
         return 0
     if given.seeds < 1:

@@ -289,10 +289,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    if given.out:  # before anything is printed, to whomever stops reading
+        write_beside(given.out, lambda path: table.to_csv(path, index=False, float_format="%.6f"))
     for _, row in table.iterrows():
         print(f"{row['file']}\n    {row['problem'] and 'not classified: ' + row['problem'] or _top_three(row)}")
     if given.out:
-        write_beside(given.out, lambda path: table.to_csv(path, index=False, float_format="%.6f"))
         print(f"{_count(len(table), 'row')} in {given.out}")
     lost = int((table["problem"] != "").sum())
     if len(models) > 1:

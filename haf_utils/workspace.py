@@ -44,10 +44,27 @@ def make_embedded(size: str = "mini") -> Path:
     # From the repository's root, so that what it prints, also into a notebook, holds no path of this machine.
     command = [sys.executable, str(script), "--size", size, "--out", f"data/{size}"]
     with FileLock(REPOSITORY / "data" / f".{size}.lock"):  # of two processes at once, the second finds it made
-        made = subprocess.run(command, check=True, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
-    if "up to date" not in made.stdout:
-        print(made.stdout, end="")
+        printed = _output(command)
+    if "up to date" not in printed:
+        print(printed, end="")
     return root
+
+
+def _output(command: list[str]) -> str:
+    """What a command prints. Ctrl-C reaches it too, and is given time there: `subprocess.run` would kill it after a
+    quarter of a second, and its workers would stay behind."""
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            printed, _ = process.communicate()
+        except KeyboardInterrupt:
+            try:
+                process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                process.terminate()
+            raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return printed
 
 
 def workspace(
