@@ -211,8 +211,8 @@ norms = given(
     st.floats(-3, 3),
     st.booleans(),
     st.booleans(),
-    # Of the change, and of the norm: those that HTSAT has, for each is compiled by itself, for seconds.
-    st.sampled_from([(torch.float32, torch.float32), (torch.bfloat16, torch.bfloat16)]),
+    st.sampled_from([torch.float32, torch.bfloat16]),
+    st.sampled_from([torch.float32, torch.bfloat16]),
 )
 
 
@@ -235,8 +235,7 @@ def sum_and_norm(x, change, order, norm):
 
 @settings(max_examples=30, deadline=None)
 @norms
-def test_norm_of_a_sum_is_pytorchs(seed, sizes, spread, centre, changed, ordered, types):
-    of_change, dtype = types
+def test_norm_of_a_sum_is_pytorchs(seed, sizes, spread, centre, changed, ordered, of_change, dtype):
     x, change, order, norm = inputs_of_a_norm(seed, sizes, spread, centre, changed, ordered, of_change)
     with torch.no_grad():
         expected, normed = sum_and_norm(x, change, order, norm)
@@ -246,10 +245,9 @@ def test_norm_of_a_sum_is_pytorchs(seed, sizes, spread, centre, changed, ordered
     torch.testing.assert_close(found.float(), normed, rtol=rounding, atol=1e-4)
 
 
-@settings(max_examples=15, deadline=None, derandomize=True)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @norms
-def test_gradients_of_a_norm_of_a_sum_are_pytorchs(seed, sizes, spread, centre, changed, ordered, types):
-    of_change, dtype = types
+def test_gradients_of_a_norm_of_a_sum_are_pytorchs(seed, sizes, spread, centre, changed, ordered, of_change, dtype):
     x, change, order, norm = inputs_of_a_norm(seed, sizes, spread, centre, changed, ordered, of_change)
     rows, beside, width = sizes
     of_total, of_normed = normal(seed + 4, 2, rows, beside * width), normal(seed + 5, 2, rows, beside * width).to(dtype)
