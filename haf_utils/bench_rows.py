@@ -348,19 +348,15 @@ def joint_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
     kept = {name: kept_memory for name in functions if name != "laion-clap"}
     seconds = alternate(functions, sizes.rounds, kept, before)
     system.eval()
-    return [
-        Row(
-            f"joint training step of {batch}, {precision}",
-            "laion-clap's modules",
-            seconds[precision],
-            seconds["laion-clap"],
-            {"fp32": 1.7, "bf16": 3.0}[precision],
-            f"gradients differ by {whole:.1g} of their length, no tensor's by more than {worst:.1g}",
-            whole <= limit and worst <= limit,
-        )
-        for precision, (whole, worst) in apart.items()
-        for limit in [{"fp32": 1e-4, "bf16": 0.3}[precision]]
-    ]
+    goals = {"fp32": (1.7, 1e-4), "bf16": (3.0, 0.3)}  # times as fast, and how far apart gradients may be
+    rows = []
+    for precision, (whole, worst) in apart.items():
+        target, limit = goals[precision]
+        check = f"gradients differ by {whole:.1g} of their length, no tensor's by more than {worst:.1g}"
+        both = seconds[precision], seconds["laion-clap"]
+        work = f"joint training step of {batch}, {precision}"
+        rows.append(Row(work, "laion-clap's modules", *both, target, check, whole <= limit and worst <= limit))
+    return rows
 
 
 def gradients_apart(system: nn.Module, one: Callable, other: Callable) -> tuple[float, float]:
