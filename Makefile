@@ -14,6 +14,9 @@ RUNS ?= runs
 SCRATCH ?=
 PROCESSES ?= 2
 ARGS ?=
+# On a CPU glibc keeps freed memory: otherwise every step of a training faults its pages in again.
+export MALLOC_MMAP_MAX_ ?= 0
+export MALLOC_TRIM_THRESHOLD_ ?= -1
 
 .PHONY: help install run test lab figures bench lint clean
 .DEFAULT_GOAL := help

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -33,7 +32,6 @@ from haf_utils.hatr import train_hatr
 from haf_utils.htsat import encode
 from haf_utils.linear import linear
 from haf_utils.losses import hierarchical_targets, soft_cross_entropy
-from haf_utils.memory import kept_memory
 from haf_utils.metrics import hierarchical_scores
 from haf_utils.model import HafClassifier
 from haf_utils.profiles import ClapConfig
@@ -119,25 +117,22 @@ class Row:
 def alternate(
     functions: dict[str, Callable[[], object]],
     rounds: int,
-    inside: dict[str, Callable[[], AbstractContextManager]] | None = None,
     before: dict[str, Callable[[], object]] | None = None,
 ) -> dict[str, tuple[float, ...]]:
     """Seconds that each function takes, one after the other in every round, the first one last in the next.
 
-    inside: the context that a function runs in, if any. before: what is done, uncounted, before each of its turns: who
-    embeds or trains does so for long, and comes back to memory and caches that are still his own.
+    before: what is done, untimed, before a function's turn, so that memory and caches are warm, as in a long job.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     names = list(functions)
     for _ in range(rounds):
         for name in names:
-            with (inside or {}).get(name, nullcontext)():
-                (before or {}).get(name, lambda: None)()
-                _synchronise()
-                begun = time.perf_counter()
-                functions[name]()
-                _synchronise()
-                seconds[name].append(time.perf_counter() - begun)
+            (before or {}).get(name, lambda: None)()
+            _synchronise()
+            begun = time.perf_counter()
+            functions[name]()
+            _synchronise()
+            seconds[name].append(time.perf_counter() - begun)
         names.append(names.pop(0))
     return {name: tuple(values) for name, values in seconds.items()}
 
@@ -344,9 +339,7 @@ def joint_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
     functions = {name: partial(train, loss, sizes.steps) for name, loss in losses.items()}
     before = {name: partial(train, loss, 1) for name, loss in losses.items()}
     system.train()
-    # This project trains with memory kept from step to step; the alternative has the system's ways, as it would.
-    kept = {name: kept_memory for name in functions if name != "laion-clap"}
-    seconds = alternate(functions, sizes.rounds, kept, before)
+    seconds = alternate(functions, sizes.rounds, before)
     system.eval()
     goals = {"fp32": (1.7, 1e-4), "bf16": (3.0, 0.3)}  # times as fast, and how far apart gradients may be
     rows = []

@@ -31,7 +31,6 @@ from torch import nn
 from haf_utils import htsat, roberta
 from haf_utils.audio import prepare, to_float, windows
 from haf_utils.checkpoints import CheckpointError, match_state, read_state, safetensors_copy, write_state
-from haf_utils.memory import kept_memory
 from haf_utils.profiles import REPOSITORY, AudioConfig, ClapConfig
 from haf_utils.progress import bar
 from haf_utils.runs import write_beside, write_json
@@ -268,7 +267,6 @@ class Clap:
         with self.autocast():
             return self.network.audio_embedding(waveforms.to(self.device, non_blocking=True))
 
-    @kept_memory()
     def embed_audio(self, clips: Sequence, batch: int | None = None, progress: bool = True) -> np.ndarray:
         """Recordings -> embeddings (N, 512), float32, L2-normalised, in the order given.
 

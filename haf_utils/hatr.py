@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from haf_utils.linear import linear
-from haf_utils.memory import kept_memory
 from haf_utils.metrics import hierarchical_scores
 from haf_utils.model import Output
 from haf_utils.progress import bar
@@ -112,7 +111,6 @@ def _augment(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return zero_dimensions(x + NOISE * torch.randn(x.shape, generator=generator).to(x), generator)
 
 
-@kept_memory()
 def train_hatr(
     inputs: CachedInputs,
     labels: np.ndarray,

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from haf_utils.memory import kept_memory
 from haf_utils.progress import bar
 from haf_utils.regularizers import Features
 from haf_utils.runs import Predictions
@@ -72,7 +71,6 @@ def view_noise(ids: Sequence[str], seed: int, sizes: tuple[int, int]) -> Iterato
         yield noise[:, : sizes[0]], noise[:, sizes[0] :]
 
 
-@kept_memory()
 def predict(
     system: System,
     inputs: CachedInputs | LiveInputs,

@@ -1,4 +1,4 @@
-"""Contrastive (continued) pretraining of CLAP on captioned clips, with negatives gathered over processes.
+"""Contrastive (continued) pretraining of CLAP on captioned clips.
 
 The objective is CLAP's symmetric InfoNCE: in the similarity matrix of a batch, each clip must find its caption in its
 row (temperature `logit_scale_a`) and each caption its clip in its column (`logit_scale_t`). laion-clap knows two
@@ -18,7 +18,6 @@ import json
 import math
 import pickle
 import time
-import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -30,15 +29,13 @@ import torch.nn.functional as F
 from haf_utils.audio import random_window
 from haf_utils.clap import Clap, empty_windows
 from haf_utils.ema import Ema
-from haf_utils.memory import kept_memory
 from haf_utils.profiles import Pretraining
 from haf_utils.progress import bar, line
 from haf_utils.runs import write_beside
 from haf_utils.systems import clip_generator
 from haf_utils.threads import ahead
-from haf_utils.torchvision_operators import provide_operators
 
-__all__ = ["caption_group", "contrastive_loss", "launch", "plan_epoch", "pretrain", "retrieval_scores"]
+__all__ = ["caption_group", "contrastive_loss", "plan_epoch", "pretrain", "retrieval_scores"]
 
 _MAX_SCALE = math.log(100.0)  # CLIP and laion-clap clamp the temperatures here
 
@@ -106,7 +103,6 @@ def check_captions(table: pd.DataFrame) -> None:
             )
 
 
-@kept_memory()
 def pretrain(
     clap: Clap,
     table: pd.DataFrame,
@@ -117,7 +113,6 @@ def pretrain(
     shares: Mapping[str, float] | None = None,
     accumulate: int = 1,
     evaluate: Callable[[Clap], dict[str, float]] | None = None,
-    fabric=None,
     stop_after: int | None = None,
 ) -> pd.DataFrame:
     """Train `clap` in place on captioned clips; afterwards it holds the EMA weights. Returns a row an epoch.
@@ -125,107 +120,71 @@ def pretrain(
     table: sound_id, source, captions (list of str, one is drawn each time). stores: audio store of each source
     (anything with ``samples(sound_id)``). folder: keeps ``resume.pt``, written beside and renamed after each epoch;
     called again with the same arguments, training goes on from there. shares: as in `plan_epoch`. accumulate: batches
-    a step of the optimiser. evaluate: further columns of the history, from the EMA weights, after each epoch. fabric:
-    a launched Lightning Fabric; with several processes each takes its part of every batch and the negatives are
-    gathered over all. stop_after: stop after that many epochs in all, to go on later.
+    a step of the optimizer. evaluate: further columns of the history, from the EMA weights, after each epoch.
+    stop_after: stop after that many epochs in all, to go on later.
 
     Raises ValueError for a table that cannot be used or a folder of other settings; FloatingPointError that names the
     clips of the batch where the loss stopped being finite (the last epoch's checkpoint is kept).
     """
     check_captions(table)
-    fabric = launch(clap.device, precision=clap.precision) if fabric is None else fabric
-    if settings.batch % fabric.world_size:
-        raise ValueError(f"batch={settings.batch} cannot be split over {fabric.world_size} processes")
     shares = {"nsynth": settings.nsynth_share} if shares is None else dict(shares)
     sources = table["source"].to_numpy()
     steps = len(plan_epoch(sources, settings.batch, shares, seed, 0))
 
-    bare = clap.network
-    trained = [parameter for parameter in bare.parameters() if parameter.requires_grad]
+    network = clap.network
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, settings.rate, betas=(0.9, 0.99), eps=1e-6)  # laion-clap's
-    ema = Ema(bare, settings.ema)
-    network, optimizer = fabric.setup(bare, optimizer)
+    ema = Ema(network, settings.ema)
     schedule = _schedule(steps // accumulate * settings.epochs, settings)
     identity = _identity(table, settings, seed, shares, accumulate)
     file = Path(folder) / "resume.pt"
-    history = _resume(file, identity, bare, optimizer, ema)
+    history = _resume(file, identity, network, optimizer, ema)
 
     for epoch in range(len(history), min(settings.epochs, stop_after or settings.epochs)):
         begin, losses = time.perf_counter(), []
         plan = plan_epoch(sources, settings.batch, shares, seed, epoch)
         plan = plan[: len(plan) // accumulate * accumulate]
-        part = np.array_split(np.arange(settings.batch), fabric.world_size)[fabric.global_rank]
-        batches = ahead(
-            lambda rows, epoch=epoch: _batch(clap, table, stores, rows, seed, epoch), plan[:, part], clap.device
-        )
+        batches = ahead(lambda rows, epoch=epoch: _batch(clap, table, stores, rows, seed, epoch), plan, clap.device)
         network.train()
         with torch.random.fork_rng():
-            torch.manual_seed(int(clip_generator(seed, "dropout", epoch, fabric.global_rank).integers(2**63)))
-            total = len(plan)
-            quiet = fabric.global_rank > 0
-            for number, batch in enumerate(bar(batches, total=total, description=f"epoch {epoch + 1}", quiet=quiet)):
-                update = (number + 1) % accumulate == 0
-                with fabric.no_backward_sync(network, enabled=not update):
-                    loss = _loss(fabric, network, bare, batch, clap.device)
-                    if not torch.isfinite(loss):
-                        ids = table["sound_id"].iloc[plan[number]].tolist()
-                        raise FloatingPointError(
-                            f"the loss became {loss.item()} in epoch {epoch + 1}, batch {number + 1}, with the clips "
-                            f"{ids}; {file} holds the last good epoch. A smaller rate helps, if the clips are sound."
-                        )
-                    fabric.backward(loss / accumulate)
+            # The 0 is no parameter: it keeps the random stream of the results published so far.
+            torch.manual_seed(int(clip_generator(seed, "dropout", epoch, 0).integers(2**63)))
+            for number, batch in enumerate(bar(batches, total=len(plan), description=f"epoch {epoch + 1}")):
+                loss = _loss(clap, batch)
+                if not torch.isfinite(loss):
+                    ids = table["sound_id"].iloc[plan[number]].tolist()
+                    raise FloatingPointError(
+                        f"the loss became {loss.item()} in epoch {epoch + 1}, batch {number + 1}, with the clips "
+                        f"{ids}; {file} holds the last good epoch. A smaller rate helps, if the clips are sound."
+                    )
+                (loss / accumulate).backward()
                 losses.append(loss.detach())
-                if update:
+                if (number + 1) % accumulate == 0:
                     step = epoch * (steps // accumulate) + number // accumulate
                     for group in optimizer.param_groups:
                         group["lr"] = settings.rate * schedule(step)
                     optimizer.step()
                     optimizer.zero_grad()
                     with torch.no_grad():
-                        bare.logit_scale_a.clamp_(0, _MAX_SCALE)
-                        bare.logit_scale_t.clamp_(0, _MAX_SCALE)
-                    ema.update(bare)
+                        network.logit_scale_a.clamp_(0, _MAX_SCALE)
+                        network.logit_scale_t.clamp_(0, _MAX_SCALE)
+                    ema.update(network)
         row = {
             "epoch": epoch + 1,
             "loss": torch.stack(losses).mean().item(),
             "rate": optimizer.param_groups[0]["lr"],
-            "scale_a": bare.logit_scale_a.exp().item(),
-            "scale_t": bare.logit_scale_t.exp().item(),
+            "scale_a": network.logit_scale_a.exp().item(),
+            "scale_t": network.logit_scale_t.exp().item(),
         }
-        if evaluate is not None and fabric.global_rank == 0:
+        if evaluate is not None:
             row |= evaluate(dataclasses.replace(clap, network=ema.model))
         row["seconds"] = time.perf_counter() - begin
         history.append(row)
-        line(f"epoch {epoch + 1} of {settings.epochs}: loss {row['loss']:.3f}", quiet=quiet)
-        if fabric.global_rank == 0:
-            _save(file, identity, bare, optimizer, ema, history)
-        fabric.barrier()
-    bare.load_state_dict(ema.model.state_dict())
-    bare.eval()
+        line(f"epoch {epoch + 1} of {settings.epochs}: loss {row['loss']:.3f}")
+        _save(file, identity, network, optimizer, ema, history)
+    network.load_state_dict(ema.model.state_dict())
+    network.eval()
     return pd.DataFrame(history)
-
-
-def launch(device: str | torch.device = "cpu", processes: int = 1, precision: str = "fp32"):
-    """A launched Lightning Fabric for `pretrain`: `processes` on this machine, each a copy of the running script.
-
-    On GPUs a process each; on a CPU two processes of one thread do more than one of two for a network as small as
-    `mini`. Several processes need a script (not a notebook) that they can run from its beginning.
-    """
-    provide_operators()  # lightning imports torchvision
-    from lightning.fabric import Fabric
-
-    device = torch.device(device)
-    devices = [device.index] if device.index is not None else processes
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The `srun` command")  # one process is what is meant here
-        fabric = Fabric(
-            accelerator=device.type,
-            devices=devices,
-            strategy="ddp" if processes > 1 else "auto",
-            precision="bf16-mixed" if precision == "bf16" else "32-true",
-        )
-        fabric.launch()
-    return fabric
 
 
 def _batch(clap: Clap, table: pd.DataFrame, stores: Mapping, rows: np.ndarray, seed: int, epoch: int):
@@ -241,16 +200,15 @@ def _batch(clap: Clap, table: pd.DataFrame, stores: Mapping, rows: np.ndarray, s
     return waveforms, clap.tokenize(captions), groups
 
 
-def _loss(fabric, network, bare, batch, device: torch.device) -> torch.Tensor:
+def _loss(clap: Clap, batch) -> torch.Tensor:
     waveforms, tokens, groups = batch
-    waveforms = waveforms.to(device, non_blocking=True)
-    ids, mask = (tokens[key].to(device, non_blocking=True) for key in ("input_ids", "attention_mask"))
-    audio, text = network(waveforms, ids, mask, augment=True)
-    groups = groups.to(device)
-    if fabric.world_size > 1:
-        audio, text = (fabric.all_gather(each, sync_grads=True).flatten(0, 1) for each in (audio, text))
-        groups = fabric.all_gather(groups).flatten()
-    return contrastive_loss(audio, text, bare.logit_scale_a.exp(), bare.logit_scale_t.exp(), groups)
+    waveforms = waveforms.to(clap.device, non_blocking=True)
+    ids, mask = (tokens[key].to(clap.device, non_blocking=True) for key in ("input_ids", "attention_mask"))
+    network = clap.network
+    with clap.autocast():
+        audio, text = network(waveforms, ids, mask, augment=True)
+    scales = network.logit_scale_a.exp(), network.logit_scale_t.exp()
+    return contrastive_loss(audio, text, *scales, groups.to(clap.device))
 
 
 def _schedule(steps: int, settings: Pretraining) -> Callable[[int], float]:

@@ -27,7 +27,6 @@ from haf_utils.corpus import PARTS, Corpus
 from haf_utils.ema import Ema
 from haf_utils.inference import classify, embed_rows, predict
 from haf_utils.losses import soft_cross_entropy, targets, top_level_cross_entropy
-from haf_utils.memory import kept_memory
 from haf_utils.metrics import hierarchical_scores
 from haf_utils.profiles import profile
 from haf_utils.progress import bar, line
@@ -43,7 +42,6 @@ SCORED = ("validation", "test", "evaluation")  # parts that a run predicts
 _SAVE_EVERY = 15.0  # seconds between saved states: a shorter run is cheaper to train again than to save
 
 
-@kept_memory()
 def finetune(config: FinetuneConfig, quiet: bool = False) -> Path:
     """Train as `config` says and leave a run folder (see `haf_utils.runs`); returns its path.
 
