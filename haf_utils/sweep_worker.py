@@ -16,41 +16,35 @@ import os
 import threading
 import time
 import traceback
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import papermill
 import torch
 from filelock import FileLock
 from submitit.core.utils import UncompletedJobError
 from submitit.helpers import DelayedSubmission
 
 from haf_utils.assembly import assemble
-from haf_utils.config import FinetuneConfig, differing, resolve
-from haf_utils.profiles import REPOSITORY
-from haf_utils.runs import RunError, finished, write_beside
+from haf_utils.config import FinetuneConfig, resolve
+from haf_utils.runs import write_beside
 from haf_utils.training import finetune
 
-__all__ = ["NOTEBOOK", "Worker", "notebook_parameters", "run_notebook"]
-
-NOTEBOOK = REPOSITORY / "notebooks" / "04_finetuning.ipynb"
+__all__ = ["Worker"]
 
 
 @dataclass(frozen=True)
 class Worker:
     """Calls `finetune` for one of `configs` after the other, leaving out those that another worker has claimed.
 
-    folder: the sweep's; threads: torch's; notebook: parameters for notebook 04 where it does the runs, else None;
-    launcher: process id of the sweep that this worker must not outlive (None on a cluster, where the scheduler sees to
-    that); gpu: which GPU a run on "cuda" gets; visible: the launcher's CUDA_VISIBLE_DEVICES.
+    folder: the sweep's; threads: torch's; launcher: process id of the sweep that this worker must not outlive (None on
+    a cluster, where the scheduler sees to that); gpu: which GPU a run on "cuda" gets; visible: the launcher's
+    CUDA_VISIBLE_DEVICES.
     """
 
     configs: tuple[FinetuneConfig, ...]
     folder: str
     threads: int
-    notebook: Mapping | None = None
     launcher: int | None = None
     gpu: int = 0
     visible: str | None = None
@@ -92,10 +86,7 @@ class Worker:
         try:
             if config.train == "head":
                 _prepare(_source(config))
-            if self.notebook is not None:
-                run_notebook(config, self.notebook)
-            else:
-                finetune(config, quiet=True)
+            finetune(config, quiet=True)
         except UncompletedJobError:  # raised by a signal handler when the job's time is over: not the run's fault
             raise
         except Exception:
@@ -135,26 +126,3 @@ def _prepare(source: FinetuneConfig) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "embeddings.lock"):
         assemble(source)
-
-
-def notebook_parameters(config: FinetuneConfig) -> dict[str, object]:
-    """The run's parameters as notebook 04 calls them; its controls, which do not depend on them, are left out."""
-    own = differing(config) | {"extra_weight": config.extra_weight}
-    return {"extra_data" if name == "extra_weight" else name: value for name, value in own.items()} | {"controls": []}
-
-
-def run_notebook(config: FinetuneConfig, parameters: Mapping) -> None:
-    """The run as a readable record: notebook 04, given `parameters` and the run's own, kept as
-    `<runs>/notebooks/<name>.ipynb`. Raises PapermillExecutionError, or RunError where it left another run."""
-    output = Path(config.runs) / "notebooks" / f"{config.name}.ipynb"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    papermill.execute_notebook(
-        str(NOTEBOOK),
-        str(output),
-        notebook_parameters(config) | dict(parameters),
-        kernel_name="python3",
-        progress_bar=False,
-        cwd=str(output.parent),
-    )
-    if not finished(Path(config.runs) / config.name):
-        raise RunError(f"{output} ran, but left no run folder {config.name}: give the run no `name`")

@@ -11,7 +11,6 @@ tried again on request.
 from __future__ import annotations
 
 import argparse
-import ast
 import dataclasses
 import difflib
 import itertools
@@ -25,7 +24,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nbformat
 import submitit
 import torch
 import yaml
@@ -37,13 +35,15 @@ from haf_utils.decoding import cores
 from haf_utils.profiles import PROFILES
 from haf_utils.progress import bar, line
 from haf_utils.runs import finished, write_beside
-from haf_utils.sweep_worker import NOTEBOOK, Worker, notebook_parameters
+from haf_utils.sweep_worker import Worker
 from haf_utils.training import recorded
 from haf_utils.workspace import finetune_config, workspace
 
 __all__ = ["Outcome", "Slurm", "grid", "main", "sweep"]
 
 _FIELDS = [field.name for field in dataclasses.fields(FinetuneConfig)]
+# glibc keeps freed memory, so that the tensors of the next step need not fault their pages in again.
+_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1"}
 
 
 @dataclass(frozen=True)
@@ -120,22 +120,18 @@ def sweep(
     workers: int | None = None,
     slurm: Slurm | None = None,
     retry_failed: bool = False,
-    notebook: Mapping | None = None,
     quiet: bool = False,
 ) -> Outcome:
     """Do every run of `configs` that is not finished yet, in `workers` processes here, or on a cluster as `slurm` says.
 
     workers: None for one a core, or one a GPU. A run that raises is reported and does not stop the others; nor does a
-    worker that is killed. Runs that failed before are reported again, unless `retry_failed`. notebook: do each run
-    by notebook 04, given these parameters (its `dataset`, `runs`, ...) beside the run's own. An interrupt (Ctrl-C)
+    worker that is killed. Runs that failed before are reported again, unless `retry_failed`. An interrupt (Ctrl-C)
     ends all workers and jobs; the same call goes on from there.
     On a cluster, whether the data changed since a run finished is not looked at: that would decode them here.
     Raises ValueError or TypeError for wrong parameters, RunError where other runs have taken the names: before
     anything starts.
     """
     configs = _each_once(configs)
-    if notebook is not None:
-        _check_notebook(configs)
     skipped, failed, pending, absent = [], {}, [], []
     for config in configs:
         folder = Path(config.runs) / config.name
@@ -147,7 +143,7 @@ def sweep(
             pending.append(config)
     done = set(skipped)
     if pending:
-        marks = _carry_out(pending, workers, slurm, notebook, quiet)
+        marks = _carry_out(pending, workers, slurm, quiet)
         done |= marks["done"]
         for config in pending:
             if config.name in marks["failed"]:
@@ -166,19 +162,7 @@ def _finished_before(config: FinetuneConfig, look_at_data: bool) -> bool:
     return known == digests_of(config, corpus_of(config))
 
 
-def _check_notebook(configs: Sequence[FinetuneConfig]) -> None:
-    """ValueError where a run needs a parameter that notebook 04 does not have."""
-    cells = nbformat.read(NOTEBOOK, as_version=4).cells
-    (parameters,) = [cell.source for cell in cells if "parameters" in cell.metadata.get("tags", [])]
-    # papermill's own inspection does not understand `float | None`.
-    declared = {node.target.id for node in ast.parse(parameters).body if isinstance(node, ast.AnnAssign)}
-    for config in configs:
-        unknown = [name for name in notebook_parameters(config) if name not in declared]
-        if unknown:
-            raise ValueError(f"{NOTEBOOK.name} has no parameter {unknown[0]!r}: leave it out, or run without notebooks")
-
-
-def _carry_out(pending, workers, slurm, notebook, quiet) -> dict[str, set[str]]:
+def _carry_out(pending, workers, slurm, quiet) -> dict[str, set[str]]:
     """Start the workers, wait for them, end them; names of the runs by how they ended ("done", "failed")."""
     root = Path(pending[0].runs) / "sweeps"
     root.mkdir(parents=True, exist_ok=True)
@@ -187,7 +171,7 @@ def _carry_out(pending, workers, slurm, notebook, quiet) -> dict[str, set[str]]:
     jobs = []
     try:
         start = _start_locally if slurm is None else _start_on_cluster
-        jobs = start(pending, folder, workers, slurm, notebook)
+        jobs = start(pending, folder, workers, slurm)
         marks = _watch(jobs, pending, folder, slurm, quiet)
     finally:
         (folder / "watched").unlink()  # local workers end when they miss it
@@ -200,19 +184,20 @@ def _carry_out(pending, workers, slurm, notebook, quiet) -> dict[str, set[str]]:
     return marks
 
 
-def _start_locally(pending, folder: Path, workers, slurm, notebook) -> list[submitit.Job]:
+def _start_locally(pending, folder: Path, workers, slurm) -> list[submitit.Job]:
     on_gpu = any(torch.device(config.device).type == "cuda" for config in pending)
     number = min(workers or (torch.cuda.device_count() if on_gpu else cores()), len(pending))
     threads = max(1, cores() // number)
     executor = submitit.LocalExecutor(folder / "logs")
     executor.update_parameters(timeout_min=60 * 24 * 365)  # nobody waits for a local worker but its owner
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    worker = Worker(tuple(pending), str(folder), threads, notebook, launcher=os.getpid(), visible=visible)
-    with environment_variables(OMP_NUM_THREADS=str(threads), HAF_PROGRESS="lines"):
+    worker = Worker(tuple(pending), str(folder), threads, launcher=os.getpid(), visible=visible)
+    memory = {name: os.environ.get(name, value) for name, value in _MEMORY.items()}
+    with environment_variables(OMP_NUM_THREADS=str(threads), HAF_PROGRESS="lines", **memory):
         return [executor.submit(dataclasses.replace(worker, gpu=place)) for place in range(number)]
 
 
-def _start_on_cluster(pending, folder: Path, workers, slurm: Slurm, notebook) -> list[submitit.Job]:
+def _start_on_cluster(pending, folder: Path, workers, slurm: Slurm) -> list[submitit.Job]:
     executor = submitit.SlurmExecutor(folder / "logs", max_num_timeout=1000)
     settings = {"partition": slurm.partition, "account": slurm.account, "gres": slurm.gres, "mem": slurm.memory}
     executor.update_parameters(
@@ -221,11 +206,14 @@ def _start_on_cluster(pending, folder: Path, workers, slurm: Slurm, notebook) ->
         cpus_per_task=slurm.cpus,
         job_name=_job_name(folder),
         additional_parameters={"requeue": True},
-        setup=["export HF_HUB_OFFLINE=1 HAF_PROGRESS=lines"],
+        setup=[
+            "export HF_HUB_OFFLINE=1 HAF_PROGRESS=lines",
+            *(f"export {name}=${{{name}:-{value}}}" for name, value in _MEMORY.items()),
+        ],
     )
     chunks = [pending[start : start + slurm.runs_per_job] for start in range(0, len(pending), slurm.runs_per_job)]
     with executor.batch():
-        jobs = [executor.submit(Worker(tuple(chunk), str(folder), slurm.cpus, notebook)) for chunk in chunks]
+        jobs = [executor.submit(Worker(tuple(chunk), str(folder), slurm.cpus)) for chunk in chunks]
     return jobs
 
 
@@ -315,7 +303,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
     parser.add_argument("--workers", type=int, default=None, help="local processes (default: one a core, or a GPU)")
     parser.add_argument("--retry-failed", action="store_true", help="try again what failed before")
-    parser.add_argument("--notebooks", action="store_true", help="do each run by notebook 04, kept in <runs>/notebooks")
     parser.add_argument("--plan", action="store_true", help="name the runs, and stop")
     cluster = parser.add_argument_group("on a Slurm cluster")
     cluster.add_argument("--slurm", action="store_true", help="submit jobs instead of working here")
@@ -335,13 +322,7 @@ def main(arguments: list[str] | None = None) -> int:
             print("\n".join(config.name for config in configs))
             return 0
         print(f"{len(configs)} runs in {configs[0].runs}")
-        outcome = sweep(
-            configs,
-            given.workers,
-            slurm if given.slurm else None,
-            given.retry_failed,
-            where if given.notebooks else None,
-        )
+        outcome = sweep(configs, given.workers, slurm if given.slurm else None, given.retry_failed)
     except (ValueError, TypeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import os
 import signal
@@ -15,10 +14,10 @@ import torch
 from conftest import hear_interrupts
 from filelock import FileLock
 
-from haf_utils import sweep_worker, sweeps
+from haf_utils import sweeps
 from haf_utils.config import FinetuneConfig
 from haf_utils.runs import RunError, load_run
-from haf_utils.sweep_worker import Worker, notebook_parameters, run_notebook
+from haf_utils.sweep_worker import Worker
 from haf_utils.sweeps import Outcome, grid, read_grid, sweep
 from haf_utils.taxonomy import CLASSES
 from haf_utils.training import finetune
@@ -242,23 +241,3 @@ def test_a_job_put_back_into_the_queue_goes_on_with_its_own_runs(base, tmp_path,
     again.function(*again.args, **again.kwargs)
     done = {path.name for path in (tmp_path / "runs").iterdir() if (path / "metrics.json").exists()}
     assert done == {configs[1].name}
-
-
-def test_a_run_as_a_notebook_gets_what_it_is(base, monkeypatch):
-    (config,) = grid(base, {"extra_weight": [0.5], "mixup": [False], "seed": [3]})
-    expected = {"profile": "tiny", "train": "head", "fold": 0, "seed": 3, "mixup": False, "extra_data": 0.5}
-    assert notebook_parameters(config) == expected | {"controls": []}
-    sweeps._check_notebook([config])
-    with pytest.raises(ValueError, match="has no parameter 'shuffle_texts'"):
-        sweep(grid(base, {"shuffle_texts": [True]}), notebook={}, quiet=True)
-
-    given = {}
-    monkeypatch.setattr(
-        sweep_worker.papermill,
-        "execute_notebook",
-        lambda notebook, output, parameters, **rest: given.update(parameters) or finetune(config, quiet=True),
-    )
-    run_notebook(config, {"dataset": base.dataset})
-    assert given == notebook_parameters(config) | {"dataset": base.dataset}
-    with pytest.raises(RunError, match="left no run folder"):
-        run_notebook(dataclasses.replace(config, name="other"), {})
