@@ -35,9 +35,9 @@ __all__ = [
 
 # Modules that decide what a run comes to; the others show, compare or hand on.
 _DECIDING = tuple(
-    "assembly audio baselines kernels captions checkpoints clap controls corpus datasets ema folds gather hatr htsat "
-    "inference layouts linear losses model passt profiles regularizers roberta systems taxonomy text_aux "
-    "training".split()
+    "assembly audio baselines kernels captions checkpoints clap controls corpus datasets ema folds gather hatr "
+    "fast/htsat inference layouts fast/ops losses model passt profiles regularizers fast/roberta systems taxonomy "
+    "text_aux training".split()
 )
 
 SHIPPED = "embeddings shipped with the dataset"  # stands where a checkpoint's digest would

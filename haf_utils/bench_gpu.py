@@ -21,12 +21,12 @@ from haf_utils.bench_alternatives import clip_tokenizer
 from haf_utils.bench_rows import texts_of
 from haf_utils.clap import ClapNetwork
 from haf_utils.corpus import Corpus
+from haf_utils.fast.threads import ahead
 from haf_utils.losses import hierarchical_targets, soft_cross_entropy
 from haf_utils.model import HafClassifier
 from haf_utils.profiles import ClapConfig
 from haf_utils.systems import ClapBackbone, LiveInputs, System
 from haf_utils.taxonomy import CLASSES
-from haf_utils.threads import ahead
 
 __all__ = ["gpu_table"]
 

@@ -28,9 +28,10 @@ from haf_utils.clap import Clap, ClapNetwork
 from haf_utils.config import FinetuneConfig, resolve
 from haf_utils.corpus import Corpus
 from haf_utils.ema import Ema
+from haf_utils.fast.htsat import encode
+from haf_utils.fast.ops import linear
+from haf_utils.fast.threads import in_threads
 from haf_utils.hatr import train_hatr
-from haf_utils.htsat import encode
-from haf_utils.linear import linear
 from haf_utils.losses import hierarchical_targets, soft_cross_entropy
 from haf_utils.metrics import hierarchical_scores
 from haf_utils.model import HafClassifier
@@ -39,7 +40,6 @@ from haf_utils.regularizers import Features
 from haf_utils.statistics import bootstrap
 from haf_utils.systems import CachedInputs, ClapBackbone, LiveInputs, System
 from haf_utils.taxonomy import CLASSES
-from haf_utils.threads import in_threads
 from haf_utils.training import _optimiser, _train_epoch
 
 __all__ = ["FULL", "QUICK", "ROWS", "Row", "Sizes", "bf16_pays"]

@@ -28,14 +28,14 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import nn
 
-from haf_utils import htsat, roberta
 from haf_utils.audio import prepare, to_float, windows
 from haf_utils.checkpoints import CheckpointError, match_state, read_state, safetensors_copy, write_state
+from haf_utils.fast import htsat, roberta
+from haf_utils.fast.threads import gate, in_threads
 from haf_utils.profiles import REPOSITORY, AudioConfig, ClapConfig
 from haf_utils.progress import bar
 from haf_utils.runs import write_beside, write_json
 from haf_utils.taxonomy import prompts
-from haf_utils.threads import gate, in_threads
 from haf_utils.torchvision_operators import provide_operators
 
 __all__ = ["KNOWN", "Clap", "ClapNetwork", "empty_windows", "load_clap", "pad_tokens", "save_clap"]

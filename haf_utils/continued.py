@@ -26,7 +26,8 @@ __all__ = ["Captioned", "captioned", "continue_pretraining", "retrieval"]
 PHRASINGS = 3  # captions a clip, of which each epoch draws one; ours
 # Modules that decide what comes out of a training, in which a state must not be continued by other code.
 _DECIDING = tuple(
-    "audio kernels captions clap continued datasets ema gather htsat linear pretraining roberta systems".split()
+    "audio kernels captions clap continued datasets ema gather fast/htsat fast/ops fast/roberta pretraining "
+    "systems".split()
 )
 NOTES = 20_000  # of NSynth's 289,205, drawn at random: its few timbres repeat, and decoding all takes 110 GB; ours
 
@@ -115,7 +116,6 @@ def continue_pretraining(
     settings: Pretraining,
     seed: int = 0,
     precision: str = "fp32",
-    fabric=None,
 ) -> tuple[Clap, pd.DataFrame]:
     """Continue the profile's checkpoint on the captions of `sources` -> the CLAP and its history, a row an epoch.
 
@@ -138,7 +138,6 @@ def continue_pretraining(
         settings,
         seed=seed,
         evaluate=lambda current: retrieval(current, clips, data.stores) if len(clips) else {},
-        fabric=fabric,
     )
     save_clap(clap.network, clap.tokenizer, folder)
     return clap, history

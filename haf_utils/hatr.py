@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from haf_utils.linear import linear
+from haf_utils.fast.ops import linear
 from haf_utils.metrics import hierarchical_scores
 from haf_utils.model import Output
 from haf_utils.progress import bar

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from haf_utils.fast.threads import ahead
 from haf_utils.progress import bar
 from haf_utils.regularizers import Features
 from haf_utils.runs import Predictions
 from haf_utils.systems import CachedInputs, LiveInputs, System, clip_generator
-from haf_utils.threads import ahead
 
 __all__ = ["average_probabilities", "classify", "embed_rows", "predict"]
 

@@ -29,11 +29,11 @@ import torch.nn.functional as F
 from haf_utils.audio import random_window
 from haf_utils.clap import Clap, empty_windows
 from haf_utils.ema import Ema
+from haf_utils.fast.threads import ahead
 from haf_utils.profiles import Pretraining
 from haf_utils.progress import bar, line
 from haf_utils.runs import write_beside
 from haf_utils.systems import clip_generator
-from haf_utils.threads import ahead
 
 __all__ = ["caption_group", "contrastive_loss", "plan_epoch", "pretrain", "retrieval_scores"]
 

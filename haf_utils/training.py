@@ -25,6 +25,7 @@ from haf_utils.assembly import assemble
 from haf_utils.config import WHERE, FinetuneConfig, resolve
 from haf_utils.corpus import PARTS, Corpus
 from haf_utils.ema import Ema
+from haf_utils.fast.threads import ahead
 from haf_utils.inference import classify, embed_rows, predict
 from haf_utils.losses import soft_cross_entropy, targets, top_level_cross_entropy
 from haf_utils.metrics import hierarchical_scores
@@ -34,7 +35,6 @@ from haf_utils.regularizers import add_noise, drop_texts, mixup
 from haf_utils.runs import Predictions, RunError, finished, write_beside, write_json, write_predictions
 from haf_utils.systems import CachedInputs, LiveInputs, System, clip_generator, torch_seed
 from haf_utils.taxonomy import CLASSES
-from haf_utils.threads import ahead
 
 __all__ = ["SCORED", "FinetuneConfig", "close_run", "finetune", "open_run", "recorded"]
 

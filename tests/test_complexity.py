@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from haf_utils import linear
 from haf_utils.clap import Clap, ClapNetwork
 from haf_utils.complexity import Complexity, complexity, total
 from haf_utils.config import FinetuneConfig
+from haf_utils.fast import ops as linear
 from haf_utils.model import HafClassifier, LinearClassifier
 from haf_utils.passt import build_passt
 from haf_utils.predict import Loaded

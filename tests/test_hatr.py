@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from haf_utils import hatr, linear
+from haf_utils import hatr
+from haf_utils.fast import ops as linear
 from haf_utils.hatr import Hatr, train_hatr, zero_dimensions
 from haf_utils.regularizers import Features
 from haf_utils.systems import CachedInputs

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from haf_utils.clap import ClapNetwork
+from haf_utils.fast.htsat import _fused, _patches, _plain, _steps, encode
+from haf_utils.fast.ops import linear
 from haf_utils.gather import gather
-from haf_utils.htsat import _fused, _patches, _plain, _steps, encode
-from haf_utils.linear import linear
 from haf_utils.profiles import AudioConfig, profile
 
 CONFIG = replace(profile("mini").clap, depths=(2, 2, 2))  # with shifted windows

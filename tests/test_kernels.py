@@ -12,7 +12,7 @@ from numba import njit
 from torch import nn
 
 from haf_utils import kernels
-from haf_utils.htsat import _plain
+from haf_utils.fast.htsat import _plain
 from haf_utils.kernels import HEAD, PAIRS, TOKENS, add_norm, product, window_attention
 
 ROUNDING = 2**-8  # of a value, the most that bf16 rounds away

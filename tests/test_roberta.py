@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from haf_utils.clap import PAD, ClapNetwork, pad_tokens
+from haf_utils.fast.roberta import encode
 from haf_utils.profiles import profile
-from haf_utils.roberta import encode
 
 CONFIG = profile("mini").clap
 LENGTHS = (2, 17, 5, 5, 31)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from haf_utils.decoding import MOST, cores, decoded
-from haf_utils.threads import ahead, in_threads
+from haf_utils.fast.threads import ahead, in_threads
 
 
 @pytest.fixture

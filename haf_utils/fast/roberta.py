@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from haf_utils.fast.ops import linear
 from haf_utils.gather import gather
-from haf_utils.linear import linear
 
 __all__ = ["encode"]
 

@@ -22,8 +22,8 @@ from torch import nn
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from haf_utils.fast.ops import linear
 from haf_utils.gather import gather
-from haf_utils.linear import linear
 
 __all__ = ["encode"]
 
