@@ -1,7 +1,7 @@
 """What a dataset looks and sounds like: measurements of its clips and labels, and the pictures of notebooks 01 and 02.
 
-Nothing here needs a network, and of a recording no more than its first `HEARD_SECONDS` are decoded, so that a table of
-ten thousand clips is looked at in seconds and a recording of ten hours costs no memory.
+Nothing here needs a network. Only the first `EXCERPT_SECONDS` of a recording are decoded, so that ten thousand clips
+take little time and a recording of ten hours no more memory than a short one.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import soundfile
+import soxr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Rectangle
-from scipy.fft import rfft
 
 from haf_utils.audio import AudioError
 from haf_utils.decoding import decoded
@@ -32,12 +32,13 @@ __all__ = [
     "clip_figure",
     "concentration",
     "count_figure",
+    "draw_spectrogram",
     "folds_to_show",
     "gap_figure",
     "headers",
-    "hear",
     "levels",
-    "log_mel",
+    "load_excerpt",
+    "mel_decibels",
     "sound_profile",
     "spectrogram_wall",
     "split_figure",
@@ -45,10 +46,12 @@ __all__ = [
     "uploader_figure",
 ]
 
-HEARD_SECONDS = 30.0  # BSD's clips are no longer
-BANDS, LOW, HIGH = 64, 50.0, 14_000.0  # mel bands and their range in Hz: what CLAP hears
-FRAMES = 100  # spectrogram columns a second
-FLOOR = -80.0  # dB below a clip's loudest band
+EXCERPT_SECONDS = 30.0  # BSD's clips are no longer
+MEL_RATE, WINDOW, HOP = 32_000, 1280, 320  # Hz; samples: windows of 40 ms, every 10 ms
+BANDS, LOW, HIGH = 64, 50.0, 14_000.0  # CLAP's mel bands (Slaney) and their range in Hz
+FLOOR = -80.0  # dB relative to a clip's loudest band and frame
+SILENCE = 1e-6  # mel power of a clip that shows nothing: far below the rounding of 16 bits
+MEL_COLOURS = {"cmap": "magma", "vmin": FLOOR, "vmax": 0, "interpolation": "nearest"}
 
 
 # Measurements ---------------------------------------------------------------------------------------------------------
@@ -78,7 +81,7 @@ def headers(paths: Iterable) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["seconds", "rate", "channels"], dtype=float)
 
 
-def hear(path, seconds: float = HEARD_SECONDS) -> tuple[np.ndarray, int]:
+def load_excerpt(path, seconds: float = EXCERPT_SECONDS) -> tuple[np.ndarray, int]:
     """The first `seconds` of a recording, mono float32 (n,), n >= 1, and its rate in Hz.
 
     Raises AudioError that names the file if it cannot be read, is empty or holds values that are not finite.
@@ -97,41 +100,24 @@ def hear(path, seconds: float = HEARD_SECONDS) -> tuple[np.ndarray, int]:
 
 
 def levels(samples: np.ndarray) -> tuple[float, float]:
-    """Peak and RMS level of samples in [-1, 1], in dB below full scale (silence: -120)."""
-    peak, power = float(np.abs(samples).max()), float(np.square(samples, dtype=np.float64).mean())
-    return 20 * np.log10(max(peak, 1e-6)), 10 * np.log10(max(power, 1e-12))
+    """Peak and RMS of samples in [-1, 1], each as a level in dBFS: 0 at full scale, -120 for silence."""
+    peak, rms = np.abs(samples).max(), np.sqrt(np.square(samples, dtype=np.float64).mean())
+    return 20 * np.log10(max(peak, 1e-6)), 20 * np.log10(max(rms, 1e-6))
 
 
-def log_mel(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Samples (n,) at `rate` Hz -> (64, frames), dB below the loudest value, 100 frames a second, at least -80.
+def mel_decibels(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Samples (n,) at `rate` Hz -> mel spectrogram (64, 1 + 100 n / rate), float32: dB relative to its largest value.
 
-    Mel bands from 50 Hz to 14 kHz as CLAP has them; those beyond half the recording's rate stay at the floor.
+    100 frames a second, values from -80 to 0; silence and bands above half of `rate` lie at -80.
     """
-    size = max(16, round(0.04 * rate))
-    hop = max(1, round(rate / FRAMES))
-    padded = np.pad(samples, size // 2)
-    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[::hop]
-    spectrum = rfft(frames * np.hanning(size).astype(np.float32), axis=1)  # scipy's stays in float32
-    power = spectrum.real**2 + spectrum.imag**2
-    mel = np.maximum(_mel_filters(size, rate) @ power.T, 1e-12)  # with 1e-4 below: silence lies at the floor
-    return np.maximum(10 * np.log10(mel / max(mel.max(), 1e-4)), FLOOR)
+    import librosa  # here, since importing it takes seconds
 
-
-@cache
-def _mel_filters(size: int, rate: int) -> np.ndarray:
-    """Triangular filters (64, size // 2 + 1) at equal distances on the mel scale (O'Shaughnessy), of unit area."""
-    edges = 700 * (10 ** (np.linspace(_mel(LOW), _mel(HIGH), BANDS + 2) / 2595) - 1)
-    low, centre, high = edges[:-2, None], edges[1:-1, None], edges[2:, None]
-    frequency = np.fft.rfftfreq(size, 1 / rate)[None]
-    # A filter narrower than the distance of two frequencies would hear nothing.
-    spacing = rate / size
-    low, high = np.minimum(low, centre - spacing), np.maximum(high, centre + spacing)
-    triangles = np.clip(np.minimum((frequency - low) / (centre - low), (high - frequency) / (high - centre)), 0, None)
-    return (triangles / np.maximum(triangles.sum(1, keepdims=True), 1e-12)).astype(np.float32)
-
-
-def _mel(frequency: float) -> float:
-    return 2595 * np.log10(1 + frequency / 700)
+    # Padded by half a window at either end, so that the shortest clip has a frame.
+    samples = np.pad(soxr.resample(samples, rate, MEL_RATE), WINDOW // 2)
+    mel = librosa.feature.melspectrogram(
+        y=samples, sr=MEL_RATE, n_fft=WINDOW, hop_length=HOP, center=False, n_mels=BANDS, fmin=LOW, fmax=HIGH
+    )
+    return np.maximum(librosa.power_to_db(mel, ref=max(mel.max(), SILENCE), amin=1e-20, top_db=None), FLOOR)
 
 
 def sound_profile(mel: np.ndarray) -> np.ndarray:
@@ -186,10 +172,9 @@ def count_figure(counts: Mapping[str, np.ndarray], title: str = "") -> Figure:
     figure, panels = plt.subplots(1, len(counts), figsize=(4 + 3.4 * len(counts), 5.6), sharey=True, squeeze=False)
     for axes, (name, values) in zip(panels[0], counts.items(), strict=True):
         places, total = _class_axis(axes), max(int(values.sum()), 1)
-        axes.barh(places, values, color=list(CLASS_COLOURS.values()), height=0.75)
+        bars = axes.barh(places, values, color=list(CLASS_COLOURS.values()), height=0.75)
+        axes.bar_label(bars, [f"{value:,}" for value in values], padding=2, fontsize="x-small", color="0.3")
         axes.set_xlim(0, 1.9 * max(values.max(), 1))
-        for place, value in zip(places, values, strict=True):
-            axes.annotate(f" {value:,}", (value, place), va="center", fontsize="x-small", color="0.3")
         for parent, top in enumerate(TOP_LEVELS):
             inside = parent == PARENT
             label = f"{TOP_NAMES[top]}\n{values[inside].sum():,} clips, {values[inside].sum() / total:.0%}"
@@ -222,8 +207,8 @@ def _boxes(axes: Axes, values: pd.Series, codes: pd.Series, places: np.ndarray) 
 def audio_figure(clips: pd.DataFrame, window: float, title: str = "") -> Figure:
     """Durations and levels of each class, and the sampling rates.
 
-    clips: a row a clip with code, seconds, rate (Hz) and rms (dB below full scale, NaN where not decoded);
-    window: seconds that the network hears at once.
+    clips: a row a clip with code, seconds, rate (Hz) and rms (dBFS, NaN where not decoded);
+    window: seconds that the network takes in at once.
     """
     figure, panels = plt.subplots(
         1, 3, figsize=(11, 5.2), width_ratios=(1.25, 1, 0.7), layout="constrained", squeeze=False
@@ -237,9 +222,9 @@ def audio_figure(clips: pd.DataFrame, window: float, title: str = "") -> Figure:
     )
     duration.set(xscale="log", xlabel="duration (s)")
     duration.xaxis.set_major_formatter("{x:g}")
-    places, heard = _class_axis(level, names=False), clips.dropna(subset=["rms"])
-    _boxes(level, heard["rms"], heard["code"], places)
-    level.set(xlabel=f"RMS level (dB), {len(heard):,} clips")
+    places, decoded_clips = _class_axis(level, names=False), clips.dropna(subset=["rms"])
+    _boxes(level, decoded_clips["rms"], decoded_clips["code"], places)
+    level.set(xlabel=f"RMS level (dBFS), {len(decoded_clips):,} clips")
     rates = (clips["rate"] / 1000).value_counts().sort_index()
     rate.barh([f"{kilohertz:g}" for kilohertz in rates.index], rates, color="0.45")
     rate.bar_label(rate.containers[0], [f"{count:,}" for count in rates], fontsize="x-small", padding=2)
@@ -284,9 +269,9 @@ def split_figure(tests: np.ndarray, reference: np.ndarray, title: str = "") -> F
 
 
 def spectrogram_wall(mels: Mapping[str, np.ndarray], seconds: float, title: str = "") -> Figure:
-    """A spectrogram a class, a row a top level. mels: code -> `log_mel`; cut or left white after `seconds`."""
+    """A spectrogram a class, a row a top level. mels: code -> `mel_decibels`; cut or left white after `seconds`."""
     # Two frames to one column and steps of 2 dB: the eye loses nothing, and the file is a third of the size.
-    width = round(seconds * FRAMES / 2)
+    width = round(seconds * MEL_RATE / HOP / 2)
     gap, band = max(2, width // 25), 16
     columns = int(np.bincount(PARENT).max())
     size = (len(TOP_LEVELS) * (BANDS + band) + 2, columns * (width + gap))
@@ -304,14 +289,27 @@ def spectrogram_wall(mels: Mapping[str, np.ndarray], seconds: float, title: str 
         axes.text(
             -gap, row + BANDS / 2, name, rotation=90, ha="right", va="center", color=COLOURS[top], fontsize="small"
         )
-    image = axes.imshow(wall, aspect="auto", cmap="magma", vmin=FLOOR, vmax=0, interpolation="nearest")
+    image = axes.imshow(wall, aspect="auto", **MEL_COLOURS)
     scale = axes.inset_axes((0.66, 0.9, 0.3, 0.025))  # where the rows of few classes leave room
-    figure.colorbar(image, cax=scale, orientation="horizontal", label="dB below the clip's loudest band")
+    figure.colorbar(image, cax=scale, orientation="horizontal", label="dB relative to the clip's loudest band")
     axes.set(title=title, xticks=[], yticks=[])
     axes.set_xlabel(f"each picture: the first {seconds:.3g} s, from {LOW:.0f} Hz (bottom) to {HIGH / 1000:.0f} kHz")
     axes.grid(visible=False)
     axes.set_frame_on(False)
     return figure
+
+
+def draw_spectrogram(axes: Axes, samples: np.ndarray, rate: int, title: str = "") -> None:
+    """Draw the `mel_decibels` of float samples (n,) at `rate` Hz, over seconds and kHz (mel scale)."""
+    from librosa import mel_frequencies  # here, since importing it takes seconds
+
+    extent = (0, len(samples) / rate, -0.5, BANDS - 0.5)
+    axes.imshow(mel_decibels(samples, rate), origin="lower", aspect="auto", extent=extent, **MEL_COLOURS)
+    ticks, centres = [100, 500, 1000, 2000, 4000, 8000], mel_frequencies(BANDS + 2, fmin=LOW, fmax=HIGH)[1:-1]
+    axes.set_yticks(np.interp(ticks, centres, range(BANDS)), [f"{tick / 1000:g}" for tick in ticks])
+    axes.set(xlabel="time (s)", ylabel="frequency (kHz)")
+    axes.set_title(title, fontsize="small")
+    axes.grid(visible=False)
 
 
 def clip_figure(clip: pd.Series, samples: np.ndarray | None, rate: int) -> Figure:
@@ -337,16 +335,7 @@ def clip_figure(clip: pd.Series, samples: np.ndarray | None, rate: int) -> Figur
         wave.fill_between(np.linspace(0, end, len(stretches)), low, high, color=colour, lw=0.6, ec=colour)
         wave.set(xlim=(0, end), ylim=(-1.05, 1.05), ylabel="amplitude")
         wave.tick_params(labelbottom=False)
-        extent = (0, end, 0, BANDS)
-        mel = log_mel(samples, rate)
-        spectrogram.imshow(
-            mel, origin="lower", aspect="auto", cmap="magma", vmin=FLOOR, vmax=0, extent=extent, interpolation="nearest"
-        )
-        ticks = np.array([100, 500, 1000, 2000, 4000, 8000])
-        places = BANDS * (_mel(ticks) - _mel(LOW)) / (_mel(HIGH) - _mel(LOW))
-        spectrogram.set_yticks(places, [f"{tick / 1000:g}" for tick in ticks])
-        spectrogram.set(xlabel="time (s)", ylabel="frequency (kHz)")
-        spectrogram.grid(visible=False)
+        draw_spectrogram(spectrogram, samples, rate)
     name = NAMES.get(clip["code"], "class unknown")
     figure.suptitle(f"Clip {clip['sound_id']}: {clip['code']} {name}", x=0.01, ha="left", weight="bold")
     return figure

@@ -1,4 +1,4 @@
-"""Pictures of notebook 06: the framework, test-time views, subsets, diversity, and what members say of one clip."""
+"""Pictures of notebook 06: test-time views, subsets, diversity, and what members say of one clip."""
 
 from __future__ import annotations
 
@@ -8,88 +8,22 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
 
 from haf_utils.audio import to_float
 from haf_utils.plots import CLASS_COLOURS, COLOURS, colour_labels
-from haf_utils.plots_data import FLOOR, HIGH, LOW, log_mel
+from haf_utils.plots_data import draw_spectrogram
 from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS
 
 __all__ = [
     "diversity_and_gain",
-    "framework",
     "mistake_spectrograms",
     "posterior_card",
-    "spectrogram",
     "subset_scores",
     "view_curves",
 ]
 
-AUDIO, TEXT, PLAIN = COLOURS["fx"], COLOURS["sp"], "0.35"  # colours of the two modalities and of what is neither
-
-
-def framework() -> Figure:
-    """The report's figure 1, redrawn: the training flow above, the inference flow below."""
-    figure, axes = plt.subplots(figsize=(11, 5.4))
-    axes.set(xlim=(0, 110), ylim=(0, 54))
-    axes.axis("off")
-
-    def box(x, y, width, height, text, colour=PLAIN) -> None:
-        patch = FancyBboxPatch((x, y), width, height, boxstyle="round,pad=0.4", fc="white", ec=colour, lw=1.8)
-        axes.add_patch(patch)
-        axes.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=9)
-
-    def arrow(x, y, to_x, to_y, colour=PLAIN) -> None:
-        axes.annotate("", (to_x, to_y), (x, y), arrowprops={"arrowstyle": "-|>", "color": colour, "lw": 1.5})
-
-    for y, name in ((28.5, "Training"), (3, "Inference")):
-        axes.add_patch(FancyBboxPatch((1, y - 1.5), 107.5, 24, boxstyle="round,pad=0.3", fc="0.97", ec="0.85"))
-        axes.text(2, y + 20.6, name, fontsize=12, weight="bold", va="center")
-
-    def rows(base) -> tuple[float, float, float]:
-        return base + 12, base + 0.6, base + 6.3
-
-    audio, text, middle = rows(28.5)
-    for y, colour, given, encoder in ((audio, AUDIO, "audio", "HTSAT"), (text, TEXT, "metadata text", "RoBERTa")):
-        box(3, y, 12, 6, given, colour)
-        box(19, y, 13, 6, f"CLAP\n{encoder}", colour)
-        box(49, y, 17, 6, "projection,\ngated residual", colour)
-        arrow(15.5, y + 3, 18.4, y + 3, colour)
-        arrow(32.5, y + 3, 35.4, y + 3, colour)
-        arrow(45.5, y + 3, 48.4, y + 3, colour)
-        arrow(66.5, y + 3, 70.4, middle + 3, colour)
-    box(36, text, 9, audio + 6 - text, "mixup,\nGaussian\nnoise")
-    box(71, middle, 10, 6, "attention\nfusion")
-    box(84.5, middle, 9.5, 6, "classifier\n23 classes")
-    box(97.5, middle + 1, 10, 4, "loss")
-    box(93, audio + 2, 14.5, 4.4, "soft target:\nsiblings share 0.1")
-    box(78, text - 0.7, 29.5, 3.6, "EMA of CLAP and classifier: used below")
-    arrow(81.5, middle + 3, 84, middle + 3)
-    arrow(94.5, middle + 3, 97, middle + 3)
-    arrow(102.5, audio + 1.6, 102.5, middle + 5.4)
-    arrow(89.2, middle - 0.4, 89.2, text + 3.4)
-
-    base = 3
-    audio, text, middle = rows(base)
-    box(3, audio, 12, 6, "audio", AUDIO)
-    box(3, text, 12, 6, "metadata text", TEXT)
-    for name, y in (("1", base + 12.4), ("2 … 4", base + 6.2), ("5", base)):
-        box(20, y, 22, 4.8, f"view {name}: window, noise")
-        arrow(15.5, audio + 3, 19.4, y + 3, AUDIO)
-        arrow(15.5, text + 3, 19.4, y + 2, TEXT)
-        arrow(42.5, y + 2.6, 46.4, middle + 3)
-    box(47, middle - 2, 15, 10, "HAF-CLAP\nwith EMA\nweights")
-    box(67, middle - 1, 12, 8, "mean of\n5 posteriors")
-    box(85, middle - 1, 14, 8, "mean of\nM members")
-    arrow(62.5, middle + 3, 66.4, middle + 3)
-    arrow(79.5, middle + 3, 84.4, middle + 3)
-    axes.text(82, middle + 11, "posteriors of the other members", fontsize=9, ha="center")
-    arrow(88, middle + 10.2, 90, middle + 7.6)
-    arrow(99.5, middle + 3, 102.5, middle + 3)
-    axes.text(103, middle + 3, "class", fontsize=9, va="center")
-    return figure
+AUDIO, TEXT = COLOURS["fx"], COLOURS["sp"]  # colours of the two modalities
 
 
 def view_curves(table: pd.DataFrame, title: str = "") -> Figure:
@@ -176,26 +110,11 @@ def diversity_and_gain(disagreement: pd.DataFrame, overlap: pd.DataFrame, pairs:
     return figure
 
 
-def spectrogram(axes: Axes, samples: np.ndarray, rate: int, title: str = "") -> None:
-    """Log-mel of samples (n,) at `rate` Hz on `axes`, in dB below its loudest point."""
-    mel = log_mel(to_float(samples), rate)
-    extent = (0, len(samples) / rate, 0, 1)
-    axes.imshow(
-        mel, cmap="magma", vmin=FLOOR, vmax=0, origin="lower", aspect="auto", extent=extent, interpolation="nearest"
-    )
-    ticks = np.array([100, 500, 1000, 2000, 4000, 8000])
-    low, high, places = (np.log10(1 + np.array(f) / 700) for f in (LOW, HIGH, ticks))
-    axes.set_yticks((places - low) / (high - low), [f"{tick / 1000:g}" for tick in ticks])
-    axes.set(xlabel="time (s)", ylabel="frequency (kHz)")
-    axes.set_title(title, fontsize="small")
-    axes.grid(visible=False)
-
-
 def mistake_spectrograms(clips: Sequence[tuple[np.ndarray, int, str]]) -> Figure:
     """Spectrograms side by side. clips: int16 samples (n,), rate in Hz, title."""
     figure, axes = plt.subplots(1, len(clips), figsize=(4 * len(clips), 3.2), squeeze=False)
     for panel, (samples, rate, title) in zip(axes[0], clips, strict=True):
-        spectrogram(panel, samples, rate, title)
+        draw_spectrogram(panel, to_float(samples), rate, title)
     return figure
 
 
@@ -221,7 +140,7 @@ def posterior_card(
         sound.axis("off")
         sound.text(0.5, 0.5, "no audio in this dataset", ha="center")
     else:
-        spectrogram(sound, samples, rate)
+        draw_spectrogram(sound, to_float(samples), rate)
 
     gaps = np.arange(len(CLASSES)) + 0.7 * PARENT  # a gap between parents
     bars.barh(-gaps, 100 * posterior, color=[CLASS_COLOURS[code] for code in CLASSES], height=0.8)

@@ -16,7 +16,7 @@ from IPython.display import display
 from matplotlib.figure import Figure
 
 from haf_utils.audio import AudioError
-from haf_utils.plots_data import clip_figure, hear
+from haf_utils.plots_data import clip_figure, load_excerpt
 from haf_utils.progress import headless
 from haf_utils.taxonomy import CLASSES, NAMES
 
@@ -65,7 +65,7 @@ def data_explorer(table: pd.DataFrame, sound_id: str = "") -> ipywidgets.VBox:
         clip, samples, rate, problem = clips.loc[chosen_clip.value], None, 0, ""
         if clip["path"] is not None:
             try:
-                samples, rate = hear(clip["path"])
+                samples, rate = load_excerpt(clip["path"])
             except AudioError as error:
                 problem = str(error)
         figure, png = clip_figure(clip, samples, rate), io.BytesIO()

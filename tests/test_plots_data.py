@@ -55,33 +55,44 @@ def test_levels():
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 192000])
-def test_a_tone_lies_in_its_mel_band(rate):
-    mel = look.log_mel(tone(1000, rate), rate)
-    assert mel.shape[0] == 64 and abs(mel.shape[1] - 100) <= 1
-    assert mel.max() == pytest.approx(0, abs=1e-6) and mel.min() >= look.FLOOR
-    edges = np.linspace(look._mel(look.LOW), look._mel(look.HIGH), 66)
-    assert abs(edges[1 + mel.mean(1).argmax()] - look._mel(1000)) <= edges[1] - edges[0]
+def test_a_tone_lies_in_its_mel_band_at_any_rate(rate):
+    mel = look.mel_decibels(tone(1000, rate), rate)
+    assert mel.shape == (64, 101)
+    assert mel.max() == pytest.approx(0, abs=1e-5) and mel.min() == look.FLOOR
+    # Slaney's scale as published: 200/3 Hz a mel up to 1 kHz, then 27 mels to a factor of 6.4.
+    low, high = 50 / (200 / 3), 15 + 27 * np.log(14) / np.log(6.4)
+    assert mel.mean(1).argmax() == round(65 * (15 - low) / (high - low)) - 1
+
+
+def test_frequency_ticks_stand_where_tones_are_drawn():
+    axes = plt.figure().subplots()
+    look.draw_spectrogram(axes, tone(4000, 32_000), 32_000)
+    (image,) = axes.images
+    row = image.get_array().mean(1).argmax()
+    place = dict(zip([text.get_text() for text in axes.get_yticklabels()], axes.get_yticks(), strict=True))["4"]
+    assert image.origin == "lower" and image.get_extent()[2:] == [-0.5, 63.5] and abs(place - row) <= 0.5
+    assert image.get_extent()[:2] == [0, 1]
 
 
 @pytest.mark.parametrize("samples, rate", [(1, 44100), (7, 1), (300, 44100), (100, 1)])
 def test_the_shortest_and_slowest_clips_have_a_spectrogram(samples, rate):
-    mel = look.log_mel(np.ones(samples, np.float32), rate)
+    mel = look.mel_decibels(np.ones(samples, np.float32), rate)
     assert mel.shape[0] == 64 and mel.shape[1] >= 1 and np.isfinite(mel).all()
     assert np.isfinite(look.sound_profile(mel)).all() and len(look.sound_profile(mel)) == 194
 
 
 def test_silence_has_a_spectrogram():
-    assert (look.log_mel(np.zeros(8000, np.float32), 8000) == look.FLOOR).all()
+    assert (look.mel_decibels(np.zeros(8000, np.float32), 8000) == look.FLOOR).all()
 
 
 def test_no_more_than_the_beginning_of_a_long_recording_is_decoded(tmp_path):
     soundfile.write(tmp_path / "long.wav", np.full(200, 0.1), 1)  # 200 s at 1 Hz
-    samples, rate = look.hear(tmp_path / "long.wav")
+    samples, rate = look.load_excerpt(tmp_path / "long.wav")
     assert rate == 1 and len(samples) == 31
 
 
 @pytest.mark.parametrize("content", ["missing", "text", "empty", "nan"])
-def test_what_cannot_be_heard_is_named(tmp_path, content):
+def test_a_recording_that_cannot_be_read_is_named(tmp_path, content):
     path = tmp_path / "clip.wav"
     if content == "text":
         path.write_text("not a sound")
@@ -89,7 +100,7 @@ def test_what_cannot_be_heard_is_named(tmp_path, content):
         samples = np.full(10, np.nan) if content == "nan" else np.zeros(0)
         soundfile.write(path, samples, 8000, subtype="FLOAT")
     with pytest.raises(AudioError, match="clip.wav"):
-        look.hear(path)
+        look.load_excerpt(path)
 
 
 def test_headers(table):
@@ -120,7 +131,7 @@ def test_pictures_of_few_clips_and_classes(table, tmp_path):
     clips.loc[0, "rms"] = -20
     reference = np.zeros(23, int)
     reference[[0, 11]] = 2
-    mel = look.log_mel(tone(440, 8000, 0.05), 8000)
+    mel = look.mel_decibels(tone(440, 8000, 0.05), 8000)
     half = pd.Series({"m-sp": 50.0, "fx-o": np.nan})
     figures = [
         look.audio_figure(clips, 10.0, "title"),
@@ -139,7 +150,7 @@ def test_a_clip_is_shown_whatever_its_metadata_hold(table):
         warnings.simplefilter("error")
         for row in (0, 1):
             clip = table.iloc[row]
-            figure = look.clip_figure(clip, *look.hear(clip.path))
+            figure = look.clip_figure(clip, *look.load_excerpt(clip.path))
             figure.canvas.draw()
             shown = figure.axes[2].texts[0].get_text()
             assert ("$x_1^" in shown) if row == 0 else ("□□□ <b>bold</b>" in shown)
