@@ -1,9 +1,7 @@
-"""Widgets for a person in JupyterLab. Whatever they show also exists as a plain figure, so that nobody without a live
-kernel misses anything; `show` leaves them out where the notebook runs headless."""
+"""Widgets for JupyterLab. All that they show is there as plain figures too, since a headless notebook has no widget."""
 
 from __future__ import annotations
 
-import html
 import io
 from collections.abc import Callable, Mapping, Sequence
 
@@ -12,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import soundfile
-from IPython.display import display
+from IPython.display import Audio, display
 from matplotlib.figure import Figure
 
 from haf_utils.audio import AudioError
@@ -22,65 +20,85 @@ from haf_utils.taxonomy import CLASSES, NAMES
 
 __all__ = ["as_wav", "data_explorer", "prediction_explorer", "show"]
 
-LISTED = 500  # clips that a menu offers: longer ones are slow, and nobody reads them
+LISTED = 500  # clips that a menu offers: longer menus are slow, and nobody reads them
 
 
-def show(make: Callable[..., ipywidgets.Widget] | ipywidgets.Widget, *arguments) -> None:
-    """Display the widget `make(*arguments)`, or say where to see it: a saved notebook holds no kernel that could
-    answer. Headless, it is not even made, since its pictures would be saved in the notebook's metadata."""
-    if headless():
+def show(make: Callable[..., ipywidgets.Widget], *arguments) -> None:
+    """Display the widget `make(*arguments)`; headless, print that JupyterLab has one here, without making it."""
+    if headless():  # a saved notebook has no kernel to answer, and would keep the widget's pictures in its metadata
         print("(in JupyterLab a widget stands here; run all cells to use it)")
     else:
-        display(make(*arguments) if callable(make) else make)
+        display(make(*arguments))
+
+
+def _explorer(
+    groups: Mapping[str, Sequence], draw: Callable[[str], tuple[Figure, bytes | None]], first: str | None = None
+) -> ipywidgets.VBox:
+    """Menus of a group and of its clips, and below them the figure and the player of the chosen clip.
+
+    groups: name -> options of the second menu; draw: sound_id -> figure, and WAV bytes or None; what it prints or
+    raises is shown too. first: the group at the start. Raises ValueError if there is no group.
+    """
+    if not groups:
+        raise ValueError("there is no clip to explore: all groups are empty")
+    group = ipywidgets.Dropdown(options=list(groups), value=first or next(iter(groups)), description="clips")
+    clip = ipywidgets.Dropdown(options=groups[group.value], description="clip", layout={"width": "40em"})
+    group.observe(lambda change: setattr(clip, "options", groups[change.new]), "value")
+
+    def draw_clip(sound_id: str | None) -> None:
+        if sound_id is None:  # while the menu of clips changes
+            return
+        figure, wav = draw(sound_id)
+        display(figure)
+        plt.close(figure)
+        if wav is not None:
+            display(Audio(data=wav))
+
+    shown = ipywidgets.interactive_output(draw_clip, {"sound_id": clip})
+    return ipywidgets.VBox([ipywidgets.HBox([group, clip]), shown])
 
 
 def data_explorer(table: pd.DataFrame, sound_id: str = "") -> ipywidgets.VBox:
-    """Menus of class and clip; waveform, spectrogram and metadata of the clip, and its sound.
+    """Menus of class and clip; waveform, spectrogram and metadata of the clip, and a player.
 
     table: clips table with `text`; sound_id: the clip shown first ("" = the first of the first class).
     Raises ValueError if there is no such clip.
     """
-    if sound_id and sound_id not in set(table["sound_id"]):
+    clips, groups, first = table.set_index("sound_id", drop=False), {}, None
+    if sound_id and sound_id not in clips.index:
         raise ValueError(f"sound_id={sound_id!r} is not in the table")
-    clips = table.set_index("sound_id", drop=False)
-    codes = [code for code in CLASSES if (table["code"] == code).any()]
-    first = clips.loc[sound_id or table.loc[table["code"] == codes[0], "sound_id"].iloc[0]]
-    chosen_class = ipywidgets.Dropdown(
-        options=[(f"{code}  {NAMES[code]}", code) for code in codes], value=first["code"], description="class"
-    )
-    chosen_clip = ipywidgets.Dropdown(description="clip", layout={"width": "40em"})
-    picture, sound = ipywidgets.Image(format="png"), ipywidgets.Audio(format="wav", autoplay=False, loop=False)
-    note = ipywidgets.HTML()
+    for code in [code for code in CLASSES if (table["code"] == code).any()]:
+        rows, name = table[table["code"] == code], f"{code}  {NAMES[code]}"
+        rows = rows.sort_values("sound_id", key=lambda ids: ids != sound_id, kind="stable").head(LISTED)
+        titles = rows["sound_id"] + "  " + rows["title"].str.slice(0, 60)
+        groups[name] = list(zip(titles, rows["sound_id"], strict=True))
+        if sound_id and rows["sound_id"].iloc[0] == sound_id:
+            first = name
 
-    def offer(change=None) -> None:
-        own = table[table["code"] == chosen_class.value].head(LISTED)
-        if change is None and first["sound_id"] not in set(own["sound_id"]):
-            own = pd.concat([own, first.to_frame().T])
-        titles = own["title"].str.slice(0, 60)
-        chosen_clip.options = list(zip(own["sound_id"] + "  " + titles, own["sound_id"], strict=True))
-
-    def draw(change=None) -> None:
-        if chosen_clip.value is None:
-            return
-        clip, samples, rate, problem = clips.loc[chosen_clip.value], None, 0, ""
-        if clip["path"] is not None:
-            try:
+    def draw(sound_id: str) -> tuple[Figure, bytes | None]:
+        clip, samples, rate = clips.loc[sound_id], None, 0
+        try:
+            if clip["path"] is not None:
                 samples, rate = load_excerpt(clip["path"])
-            except AudioError as error:
-                problem = str(error)
-        figure, png = clip_figure(clip, samples, rate), io.BytesIO()
-        figure.savefig(png, format="png", dpi=80)
-        plt.close(figure)
-        sound.value = b"" if samples is None else as_wav(samples, rate)
-        picture.value, note.value = png.getvalue(), html.escape(problem)
-        sound.layout.display = "none" if samples is None else ""
+        except AudioError as error:
+            print(error)
+        return clip_figure(clip, samples, rate), None if samples is None else as_wav(samples, rate)
 
-    offer()
-    chosen_clip.value = first["sound_id"]
-    draw()
-    chosen_class.observe(offer, "value")
-    chosen_clip.observe(draw, "value")
-    return ipywidgets.VBox([ipywidgets.HBox([chosen_class, chosen_clip]), picture, sound, note])
+    return _explorer(groups, draw, first)
+
+
+def prediction_explorer(
+    groups: Mapping[str, Sequence[str]],
+    picture: Callable[[str], Figure],
+    sound: Callable[[str], bytes] | None = None,
+) -> ipywidgets.VBox:
+    """Menus of a group of clips and of a clip; the clip's predictions, and a player.
+
+    groups: name -> sound_ids; empty groups are left out. picture: sound_id -> figure; sound: sound_id -> WAV bytes,
+    None where there is no audio. Raises ValueError if there is no clip at all.
+    """
+    groups = {f"{name} ({len(ids)})": list(ids)[:LISTED] for name, ids in groups.items() if len(ids)}
+    return _explorer(groups, lambda sound_id: (picture(sound_id), sound(sound_id) if sound else None))
 
 
 def as_wav(samples: np.ndarray, rate: int, seconds: float | None = None) -> bytes:
@@ -89,39 +107,3 @@ def as_wav(samples: np.ndarray, rate: int, seconds: float | None = None) -> byte
     file = io.BytesIO()
     soundfile.write(file, samples[: None if seconds is None else int(seconds * rate)], rate, "PCM_16", format="WAV")
     return file.getvalue()
-
-
-def prediction_explorer(
-    groups: Mapping[str, Sequence[str]],
-    picture: Callable[[str], Figure],
-    sound: Callable[[str], bytes] | None = None,
-) -> ipywidgets.VBox:
-    """Choose a clip from a group of clips; see what the members say of it, and hear it.
-
-    groups: name -> sound_ids; empty groups are left out. picture: sound_id -> figure; sound: sound_id -> WAV bytes,
-    None where there is no audio. Raises ValueError if there is no clip at all.
-    """
-    groups = {f"{name} ({len(ids)})": list(ids)[:LISTED] for name, ids in groups.items() if len(ids)}
-    if not groups:
-        raise ValueError("there is no clip to explore: all groups are empty")
-    group = ipywidgets.Dropdown(options=list(groups), description="clips")
-    clip = ipywidgets.Dropdown(options=next(iter(groups.values())), description="clip")
-    image, audio = ipywidgets.Image(format="png"), ipywidgets.Audio(format="wav", autoplay=False, loop=False)
-
-    def draw(_=None) -> None:
-        if clip.value is None:  # between two groups
-            return
-        figure, png = picture(clip.value), io.BytesIO()
-        figure.savefig(png, format="png", dpi=80)
-        plt.close(figure)
-        image.value = png.getvalue()
-        if sound is not None:
-            audio.value = sound(clip.value)
-
-    def offer(_) -> None:
-        clip.options = groups[group.value]
-
-    group.observe(offer, "value")
-    clip.observe(draw, "value")
-    draw()
-    return ipywidgets.VBox([ipywidgets.HBox([group, clip]), image, *([audio] if sound is not None else [])])

@@ -11,6 +11,7 @@ import pytest  # noqa: E402
 import soundfile  # noqa: E402
 
 from haf_utils import plots_data as look  # noqa: E402
+from haf_utils import widgets  # noqa: E402
 from haf_utils.audio import AudioError  # noqa: E402
 from haf_utils.taxonomy import CLASSES, TOP_NAMES  # noqa: E402
 from haf_utils.widgets import data_explorer  # noqa: E402
@@ -159,26 +160,29 @@ def test_a_clip_is_shown_whatever_its_metadata_hold(table):
     assert look.describe(table.iloc[1])["confidence"] == "(none)"
 
 
-def parts(explorer):
-    (classes, clips), picture, sound, note = explorer.children[0].children, *explorer.children[1:]
-    return classes, clips, picture, sound, note
-
-
-def test_the_explorer_shows_and_plays_the_chosen_clip(table):
-    classes, clips, picture, sound, note = parts(data_explorer(table, "2"))
-    assert [code for _, code in classes.options] == ["m-sp", "fx-o"] and classes.value == "m-sp"
-    assert clips.value == "2" and bytes(picture.value).startswith(b"\x89PNG")
-    assert soundfile.info(io.BytesIO(bytes(sound.value))).samplerate == 48000
-    before = bytes(picture.value)
+def test_the_explorer_shows_and_plays_the_chosen_clip(table, monkeypatch, capsys):
+    shown = []
+    monkeypatch.setattr(widgets, "display", shown.append)
+    classes, clips = data_explorer(table, "2").children[0].children
+    assert [name.split()[0] for name in classes.options] == ["m-sp", "fx-o"] and classes.value.startswith("m-sp")
+    assert clips.value == "2" and sorted(sound_id for _, sound_id in clips.options) == ["1", "2"]
+    figure, player = shown
+    assert "Clip 2" in figure.get_suptitle() and soundfile.info(io.BytesIO(player.data)).samplerate == 48000
     clips.value = "1"
-    assert bytes(picture.value) != before
-    assert len(soundfile.read(io.BytesIO(bytes(sound.value)))[0]) == 2400
-    classes.value = "fx-o"
+    assert "Clip 1" in shown[2].get_suptitle() and len(soundfile.read(io.BytesIO(shown[3].data))[0]) == 2400
+    classes.value = classes.options[1]
     assert [sound_id for _, sound_id in clips.options] == ["3", "4"]
-    assert "3.wav" in note.value and "<" not in note.value  # damaged: said, escaped, and no player
-    assert sound.layout.display == "none"
+    assert "3.wav" in capsys.readouterr().out and len(shown) == 5  # damaged: its error and metadata, no player
     clips.value = "4"
-    assert note.value == "" and not plt.get_fignums()
+    assert "3.wav" not in capsys.readouterr().out and len(shown) == 6 and not plt.get_fignums()
+
+
+def test_the_explorer_lists_the_clip_it_begins_with_and_no_more_than_its_limit(table, monkeypatch):
+    monkeypatch.setattr(widgets, "LISTED", 1)
+    monkeypatch.setattr(widgets, "display", lambda shown: None)
+    classes, clips = data_explorer(table, "4").children[0].children
+    assert classes.value.startswith("fx-o") and [sound_id for _, sound_id in clips.options] == ["4"]
+    assert data_explorer(table).children[0].children[1].value == "1"
 
 
 def test_the_explorer_names_an_unknown_clip(table):
