@@ -15,12 +15,11 @@ from tokenizers import Tokenizer
 from haf_utils.clap import Clap, ClapNetwork, load_clap, load_tokenizer
 from haf_utils.config import FinetuneConfig
 from haf_utils.corpus import Corpus, load_corpus
-from haf_utils.model import HafClassifier, LinearClassifier
+from haf_utils.inputs import CachedInputs, LiveInputs
+from haf_utils.model import ClapBackbone, HafClassifier, LinearClassifier, Model, PasstBackbone, TextAuxClassifier
 from haf_utils.passt import build_passt
 from haf_utils.profiles import REPOSITORY, Profile, profile
 from haf_utils.runs import write_beside
-from haf_utils.systems import CachedInputs, ClapBackbone, LiveInputs, PasstBackbone, System
-from haf_utils.text_aux import TextAuxClassifier
 
 __all__ = [
     "assemble",
@@ -51,7 +50,7 @@ def corpus_of(config: FinetuneConfig) -> Corpus:
     return load_corpus(config.dataset, config.extra, config.evaluation, stores, rate)
 
 
-def assemble(config: FinetuneConfig) -> tuple[Corpus, System, CachedInputs | LiveInputs, dict[str, str]]:
+def assemble(config: FinetuneConfig) -> tuple[Corpus, Model, CachedInputs | LiveInputs, dict[str, str]]:
     """Corpus, system (on the device), inputs, and digests of the data and the checkpoint, of a resolved `config`.
 
     Raises ValueError where the corpus lacks what the training asks for (audio, for joint training).
@@ -72,7 +71,7 @@ def assemble(config: FinetuneConfig) -> tuple[Corpus, System, CachedInputs | Liv
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         classifier = classifier_of(config, sizes, width)
-    return corpus, System(backbone, classifier).to(config.device), inputs, digests
+    return corpus, Model(backbone, classifier).to(config.device), inputs, digests
 
 
 def digests_of(config: FinetuneConfig, corpus: Corpus) -> dict[str, str]:

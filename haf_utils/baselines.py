@@ -24,9 +24,10 @@ from haf_utils.controls import metadata_classifier
 from haf_utils.corpus import Corpus
 from haf_utils.hatr import train_hatr
 from haf_utils.inference import predict
+from haf_utils.inputs import CachedInputs
+from haf_utils.model import Model
 from haf_utils.profiles import profile
 from haf_utils.runs import Predictions
-from haf_utils.systems import CachedInputs, System
 from haf_utils.taxonomy import CLASSES
 from haf_utils.training import SCORED, close_run, open_run
 
@@ -100,7 +101,7 @@ def run_control(config: FinetuneConfig, kind: str, quiet: bool = False) -> Path:
         model, history = train_hatr(
             inputs, corpus.labels, rows["train"], rows["validation"], own.seed, used["epochs"], quiet
         )
-        model = System(None, model)
+        model = Model(None, model)
         ids = corpus.table["sound_id"].to_numpy().astype(str)
         predictions = {
             part: predict(model, inputs, rows[part], ids[rows[part]], corpus.labels[rows[part]], views=0)

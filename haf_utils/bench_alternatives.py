@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from haf_utils.hatr import BATCH, MOST_ZEROED, NOISE, RATE, SMOOTHING, WEIGHT_DECAY, Hatr
-from haf_utils.regularizers import Features
+from haf_utils.model import Features
 from haf_utils.taxonomy import CLASSES, PARENT
 from haf_utils.torchvision_operators import provide_operators
 

@@ -22,10 +22,10 @@ from haf_utils.bench_rows import texts_of
 from haf_utils.clap import ClapNetwork
 from haf_utils.corpus import Corpus
 from haf_utils.fast.threads import ahead
+from haf_utils.inputs import LiveInputs
 from haf_utils.losses import hierarchical_targets, soft_cross_entropy
-from haf_utils.model import HafClassifier
+from haf_utils.model import ClapBackbone, HafClassifier, Model
 from haf_utils.profiles import ClapConfig
-from haf_utils.systems import ClapBackbone, LiveInputs, System
 from haf_utils.taxonomy import CLASSES
 
 __all__ = ["gpu_table"]
@@ -45,7 +45,7 @@ def gpu_table(
         corpus = _corpus(Path(folder), config, texts)
         tokens = [encoding.ids for encoding in clip_tokenizer().encode_batch(texts)]
         inputs = LiveInputs(corpus, config.audio.window_samples, tokens, np.ones(batch, np.float32), device, "bf16")
-        system = System(ClapBackbone(ClapNetwork(config)), HafClassifier(config.embedding)).to(device)
+        system = Model(ClapBackbone(ClapNetwork(config)), HafClassifier(config.embedding)).to(device)
         target = hierarchical_targets(torch.arange(batch) % len(CLASSES)).to(device)
         optimiser = torch.optim.Adam(system.parameters(), lr=1e-6, fused=True)
 

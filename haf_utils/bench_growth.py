@@ -23,10 +23,10 @@ from haf_utils.audio import build_store
 from haf_utils.clap import ClapNetwork
 from haf_utils.config import FinetuneConfig, resolve
 from haf_utils.corpus import Corpus
-from haf_utils.ema import Ema
-from haf_utils.model import HafClassifier
+from haf_utils.inputs import LiveInputs
+from haf_utils.model import ClapBackbone, HafClassifier, Model
 from haf_utils.profiles import AudioConfig, ClapConfig
-from haf_utils.systems import ClapBackbone, LiveInputs, System
+from haf_utils.regularizers import Ema
 from haf_utils.taxonomy import CLASSES
 from haf_utils.training import _optimiser, _train_epoch
 
@@ -91,7 +91,7 @@ def measure(folder: str, count: int) -> dict[str, float]:
         corpus = Corpus(table, {"bsd10k": store}, None, table.iloc[:0], ())
         tokens = [[0, 4, 2]] * count
         inputs = LiveInputs(corpus, _WINDOW, tokens, np.ones(count, np.float32), "cpu", "fp32")
-        system = System(ClapBackbone(ClapNetwork(_SMALLEST)), HafClassifier())
+        system = Model(ClapBackbone(ClapNetwork(_SMALLEST)), HafClassifier())
         config = resolve(FinetuneConfig(dataset="", runs="", profile="mini"))
         state = _optimiser(config, system), Ema(system)
         rows = np.arange(count)

@@ -27,18 +27,17 @@ from haf_utils.captions import freesound_text
 from haf_utils.clap import Clap, ClapNetwork
 from haf_utils.config import FinetuneConfig, resolve
 from haf_utils.corpus import Corpus
-from haf_utils.ema import Ema
 from haf_utils.fast.htsat import encode
 from haf_utils.fast.ops import linear
 from haf_utils.fast.threads import in_threads
 from haf_utils.hatr import train_hatr
+from haf_utils.inputs import CachedInputs, LiveInputs
 from haf_utils.losses import hierarchical_targets, soft_cross_entropy
 from haf_utils.metrics import hierarchical_scores
-from haf_utils.model import HafClassifier
+from haf_utils.model import ClapBackbone, Features, HafClassifier, Model
 from haf_utils.profiles import ClapConfig
-from haf_utils.regularizers import Features
+from haf_utils.regularizers import Ema
 from haf_utils.statistics import bootstrap
-from haf_utils.systems import CachedInputs, ClapBackbone, LiveInputs, System
 from haf_utils.taxonomy import CLASSES
 from haf_utils.training import _optimiser, _train_epoch
 
@@ -297,7 +296,7 @@ def joint_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
     (module, clap), batch = networks(sizes.text_layers), sizes.batch
     paths, texts = clips_of(audio, batch), texts_of(metadata, batch)
     torch.manual_seed(0)
-    system = System(ClapBackbone(clap.network), HafClassifier())
+    system = Model(ClapBackbone(clap.network), HafClassifier())
     target = hierarchical_targets(torch.arange(batch) % len(CLASSES))
     corpus = _corpus(np.arange(batch), texts)
     cut = [
@@ -387,7 +386,7 @@ def epoch_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
     rows = np.arange(sizes.cached)
     inputs = CachedInputs(*map(torch.from_numpy, embeddings), torch.ones(sizes.cached))
     config = resolve(FinetuneConfig(dataset="", runs="", profile="full", train="head"))
-    system = System(None, HafClassifier())
+    system = Model(None, HafClassifier())
     state = _optimiser(config, system), Ema(system)
     with TemporaryDirectory() as folder:
         alternatives.NpyPairs.write(Path(folder), *embeddings)

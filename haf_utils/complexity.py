@@ -13,9 +13,9 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from haf_utils.inputs import LiveInputs
+from haf_utils.model import Features
 from haf_utils.predict import Loaded, Recordings
-from haf_utils.regularizers import Features
-from haf_utils.systems import LiveInputs
 
 __all__ = ["Complexity", "complexity", "total"]
 

@@ -16,9 +16,9 @@ from haf_utils.captions import fsd50k_caption, nsynth_caption
 from haf_utils.clap import Clap, load_clap, save_clap
 from haf_utils.datasets import load_bsd, load_evaluation, load_fsd50k, load_nsynth, without
 from haf_utils.fingerprint import fingerprints, matches
+from haf_utils.inputs import clip_generator
 from haf_utils.pretraining import caption_group, pretrain, retrieval_scores
 from haf_utils.profiles import Pretraining, profile
-from haf_utils.systems import clip_generator
 from haf_utils.workspace import Workspace, finetune_config
 
 __all__ = ["Captioned", "captioned", "continue_pretraining", "retrieval"]

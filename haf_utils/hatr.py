@@ -12,12 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from haf_utils.fast.ops import linear
+from haf_utils.inputs import CachedInputs, clip_generator, torch_seed
 from haf_utils.metrics import hierarchical_scores
-from haf_utils.model import Output
+from haf_utils.model import Features, Output
 from haf_utils.progress import bar
-from haf_utils.regularizers import Features
-from haf_utils.systems import CachedInputs, clip_generator, torch_seed
 from haf_utils.taxonomy import CLASSES
 
 __all__ = ["Hatr", "train_hatr", "zero_dimensions"]
@@ -31,16 +29,8 @@ BATCH, EPOCHS, PATIENCE = 64, 100, 15
 NOISE, MOST_ZEROED = 1e-4, 358
 
 
-class Linear(nn.Linear):
-    """`nn.Linear`, its large products by oneDNN where that is faster: on a CPU products are three fifths of an epoch,
-    and this takes 7 % off it. A batch of 64 through fewer weights is no faster than what Python's way there costs."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return linear(self, x) if self.weight.numel() >= 2**19 else super().forward(x)
-
-
 def layer(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
-    return nn.Sequential(Linear(inputs, outputs), nn.LeakyReLU(), nn.Dropout(dropout))
+    return nn.Sequential(nn.Linear(inputs, outputs), nn.LeakyReLU(), nn.Dropout(dropout))
 
 
 class Residual(nn.Module):
@@ -49,11 +39,11 @@ class Residual(nn.Module):
     def __init__(self, size: int, width: int, dropout: float):
         super().__init__()
         self.change = nn.Sequential(
-            Linear(size, width),
+            nn.Linear(size, width),
             nn.BatchNorm1d(width),
             nn.LeakyReLU(),
             nn.Dropout(dropout),
-            Linear(width, size),
+            nn.Linear(width, size),
             nn.BatchNorm1d(size),
         )
 
@@ -76,16 +66,16 @@ class Hatr(nn.Module):
                 layer(embedding, 512, dropout),
                 *(Residual(512, 1024, dropout) for _ in range(3)),
                 layer(512, 256, dropout),
-                Linear(256, 128),
+                nn.Linear(256, 128),
                 nn.BatchNorm1d(128),
             )
 
         self.audio, self.text = branch(), branch()
-        self.attention = nn.Sequential(Linear(256, 128), nn.Tanh(), Linear(128, 2))
+        self.attention = nn.Sequential(nn.Linear(256, 128), nn.Tanh(), nn.Linear(128, 2))
         self.dropout = nn.Dropout(dropout)
         self.projector = nn.Sequential(layer(128, 256, dropout), layer(256, 128, dropout), layer(128, 64, dropout))
         self.refinement = nn.Sequential(*(Residual(64, 128, dropout) for _ in range(2)))
-        self.head = nn.Sequential(layer(64, 32, dropout), Linear(32, len(CLASSES)))
+        self.head = nn.Sequential(layer(64, 32, dropout), nn.Linear(32, len(CLASSES)))
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

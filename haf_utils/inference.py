@@ -1,4 +1,4 @@
-"""From a trained system to posteriors: plain prediction, test-time augmentation, probability averaging."""
+"""From a trained model to posteriors: plain prediction, test-time augmentation, probability averaging."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from haf_utils.fast.threads import ahead
+from haf_utils.inputs import CachedInputs, LiveInputs, clip_generator
+from haf_utils.model import Features, Model
 from haf_utils.progress import bar
-from haf_utils.regularizers import Features
 from haf_utils.runs import Predictions
-from haf_utils.systems import CachedInputs, LiveInputs, System, clip_generator
 
 __all__ = ["average_probabilities", "classify", "embed_rows", "predict"]
 
@@ -37,24 +37,24 @@ def average_probabilities(list_of_probabilities: Sequence[np.ndarray], weights=N
 
 
 @torch.no_grad()
-def embed_rows(system: System, inputs: CachedInputs | LiveInputs, rows: np.ndarray, batch: int, key=None) -> Features:
-    """Features of `rows`, on the inputs' device; `key` as for `LiveInputs.prepare`. The system is left in eval mode."""
-    system.eval()
+def embed_rows(model: Model, inputs: CachedInputs | LiveInputs, rows: np.ndarray, batch: int, key=None) -> Features:
+    """Features of `rows`, on the inputs' device; `key` as for `LiveInputs.prepare`. The model is left in eval mode."""
+    model.eval()
     chunks = [rows[start : start + batch] for start in range(0, len(rows), batch)]
     prepared = ahead(lambda chunk: inputs.prepare(chunk, key), chunks, inputs.device)
     embedded = [
-        inputs.embed(system, part) for part in bar(prepared, total=len(chunks), description="embedding", unit="batch")
+        inputs.embed(model, part) for part in bar(prepared, total=len(chunks), description="embedding", unit="batch")
     ]
     return Features(*(torch.cat(parts) for parts in zip(*embedded, strict=True)))
 
 
 @torch.no_grad()
-def classify(system: System, features: Features, batch: int = 4096) -> tuple[np.ndarray, np.ndarray]:
+def classify(model: Model, features: Features, batch: int = 4096) -> tuple[np.ndarray, np.ndarray]:
     """Posteriors (N, 23) and fusion weights (N, 2), float32, of `features`."""
-    system.eval()
+    model.eval()
     posteriors, weights = [], []
     for start in range(0, len(features.presence), batch):
-        output = system.classifier(Features(*(part[start : start + batch] for part in features)))
+        output = model.classifier(Features(*(part[start : start + batch] for part in features)))
         posteriors.append(torch.softmax(output.logits.float(), dim=1).cpu())
         weights.append(output.weights.float().cpu())
     return torch.cat(posteriors).numpy(), torch.cat(weights).numpy()
@@ -72,7 +72,7 @@ def view_noise(ids: Sequence[str], seed: int, sizes: tuple[int, int]) -> Iterato
 
 
 def predict(
-    system: System,
+    model: Model,
     inputs: CachedInputs | LiveInputs,
     rows: np.ndarray,
     ids: np.ndarray,
@@ -89,22 +89,22 @@ def predict(
     Cached embeddings have noise views only. What a view does not change is not computed again: texts are embedded
     once, and cached clips never run a backbone. ids (R,), labels (R,) belong to `rows` (R,).
     """
-    plain = embed_rows(system, inputs, rows, batch)
-    posteriors, weights = classify(system, plain)
+    plain = embed_rows(model, inputs, rows, batch)
+    posteriors, weights = classify(model, plain)
     sizes = (plain.audio.shape[1], plain.text.shape[1])
     seen, noise = [], view_noise(ids, seed, sizes)
     for view in range(views):
-        audio = embed_audio_view(system, inputs, rows, batch, (seed, view)) if inputs.live else plain.audio
+        audio = embed_audio_view(model, inputs, rows, batch, (seed, view)) if inputs.live else plain.audio
         audio_noise, text_noise = (torch.from_numpy(n).to(audio) for n in next(noise))
         noisy = Features(audio + deviation * audio_noise, plain.text + deviation * text_noise, plain.presence)
-        seen.append(classify(system, noisy)[0])
+        seen.append(classify(model, noisy)[0])
     return Predictions(ids, labels, np.stack(seen) if seen else posteriors[None], posteriors, weights)
 
 
 @torch.no_grad()
-def embed_audio_view(system: System, inputs: LiveInputs, rows: np.ndarray, batch: int, key: tuple) -> torch.Tensor:
+def embed_audio_view(model: Model, inputs: LiveInputs, rows: np.ndarray, batch: int, key: tuple) -> torch.Tensor:
     """Audio embeddings (R, E) of one random window of each of `rows`, drawn from `key` and the clip's id."""
-    system.eval()
+    model.eval()
     chunks = [rows[start : start + batch] for start in range(0, len(rows), batch)]
     prepared = ahead(lambda chunk: inputs.prepare(chunk, key), chunks, inputs.device)
-    return torch.cat([inputs.embed_audio(system, part) for part in prepared])
+    return torch.cat([inputs.embed_audio(model, part) for part in prepared])

@@ -1,4 +1,6 @@
-"""HAF-CLAP's feature processing and classifier (report, sections 3.3 and 3.4), on top of CLAP's embeddings.
+"""The models: a backbone that embeds, and a classifier on its embeddings (report, sections 3.3 and 3.4).
+
+`HafClassifier` is HAF-CLAP's feature processing, fusion and classifier:
 
 audio (B, 512) ─ projection ─ gated residual refinement ┐
                                                         ├ attention fusion ─ (B, 256) ─ classifier ─ logits (B, 23)
@@ -10,15 +12,39 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from haf_utils.regularizers import Features
 from haf_utils.taxonomy import CLASSES
 
-__all__ = ["FUSIONS", "MODALITIES", "GatedResidual", "HafClassifier", "LinearClassifier", "Output"]
+__all__ = [
+    "FUSIONS",
+    "MODALITIES",
+    "ClapBackbone",
+    "Features",
+    "GatedResidual",
+    "HafClassifier",
+    "LinearClassifier",
+    "Model",
+    "Output",
+    "PasstBackbone",
+    "TextAuxClassifier",
+]
 
 MODALITIES = ("both", "audio", "text")
 FUSIONS = ("attention", "concatenation", "mean")
+
+
+class Features(NamedTuple):
+    """What the classifier reads of a batch.
+
+    audio (B, E) and text (B, E): embeddings; presence (B,) in [0, 1]: 1 where a clip has a text, 0 where it has none,
+    between the two where mixup blended a present text with a missing one. The text of a clip without text is zero.
+    """
+
+    audio: torch.Tensor
+    text: torch.Tensor
+    presence: torch.Tensor
 
 
 class Output(NamedTuple):
@@ -84,16 +110,16 @@ class HafClassifier(nn.Module):
         if modality != "audio":
             self.text = nn.Sequential(projection(embedding, latent, dropout), GatedResidual(latent, dropout, gating))
         if modality == "both" and fusion == "attention":
-            self.score = nn.Linear(2 * latent, 2)
+            self.fusion_logits = nn.Linear(2 * latent, 2)
         if modality == "both" and fusion == "concatenation":
-            self.join = nn.Linear(2 * latent, latent)
+            self.concat = nn.Linear(2 * latent, latent)
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(latent, len(CLASSES)))
 
-    def weigh(self, audio: torch.Tensor, text: torch.Tensor, presence: torch.Tensor) -> torch.Tensor:
+    def fusion_weights(self, audio: torch.Tensor, text: torch.Tensor, presence: torch.Tensor) -> torch.Tensor:
         """Fusion weights (B, 2) from the refined vectors (B, L) and the presence (B,) of the texts."""
         if self.fusion == "attention":
             log_presence = torch.stack([torch.zeros_like(presence), torch.log(presence)], dim=1)
-            return torch.softmax(self.score(torch.cat([audio, text], dim=1)).float() + log_presence, dim=1)
+            return torch.softmax(self.fusion_logits(torch.cat([audio, text], dim=1)).float() + log_presence, dim=1)
         share = torch.stack([torch.ones_like(presence), presence], dim=1)
         return share / share.sum(1, keepdim=True)
 
@@ -108,12 +134,20 @@ class HafClassifier(nn.Module):
             weights = torch.stack([nothing, presence], dim=1)
         else:
             audio, text = self.audio(features.audio), self.text(features.text)
-            weights = self.weigh(audio, text, presence)
+            weights = self.fusion_weights(audio, text, presence)
             if self.fusion == "concatenation":
-                fused = self.join(torch.cat([audio, text * presence[:, None]], dim=1))
+                fused = self.concat(torch.cat([audio, text * presence[:, None]], dim=1))
             else:
                 fused = weights[:, :1] * audio + weights[:, 1:] * text
         return Output(self.classifier(fused), weights)
+
+    def _load_from_state_dict(self, state: dict, prefix: str, *rest) -> None:
+        """Weights of version 0.1 call the fusion's layers `score` and `join`."""
+        for old, new in (("score", "fusion_logits"), ("join", "concat")):
+            for kind in ("weight", "bias"):
+                if f"{prefix}{old}.{kind}" in state:
+                    state[f"{prefix}{new}.{kind}"] = state.pop(f"{prefix}{old}.{kind}")
+        super()._load_from_state_dict(state, prefix, *rest)
 
 
 class LinearClassifier(nn.Module):
@@ -128,3 +162,99 @@ class LinearClassifier(nn.Module):
     def forward(self, features: Features) -> Output:
         audio_only = torch.stack([torch.ones_like(features.presence), torch.zeros_like(features.presence)], dim=1)
         return Output(self.classifier(features.audio), audio_only)
+
+
+class TextAuxClassifier(nn.Module):
+    """Tiny Text-Aux CLAP (report, section 4, task1-3): the text teaches in training, the audio alone answers.
+
+    The challenge lists this system as audio only, so the text branch is read as a training-time auxiliary: a text
+    classifier and an audio-to-text alignment shape the audio latent and are not used afterwards. `text_at_inference` is
+    this project's extension: the text's latent enters as a gated residual.
+
+    `Features` of a batch -> `Output`; in training `auxiliary_loss` adds what the texts teach.
+
+    text_weight: weight of the auxiliary text classifier (design choice: 0.3); alignment_weight: weight of the
+    audio-to-text alignment, 1 - cosine between the audio latent and the text latent (ours: 0.1).
+    """
+
+    def __init__(
+        self,
+        embedding: int = 512,
+        latent: int = 256,
+        dropout: float = 0.3,
+        text_at_inference: bool = False,
+        text_weight: float = 0.3,
+        alignment_weight: float = 0.1,
+    ):
+        super().__init__()
+        self.text_weight, self.alignment_weight = text_weight, alignment_weight
+        self.audio = nn.Sequential(projection(embedding, latent, dropout), GatedResidual(latent, dropout))
+        self.text = nn.Sequential(projection(embedding, latent, dropout), GatedResidual(latent, dropout))
+        self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(latent, len(CLASSES)))
+        self.text_classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(latent, len(CLASSES)))
+        self.gate = nn.Linear(2 * latent, latent) if text_at_inference else None
+
+    def forward(self, features: Features) -> Output:
+        latent = self.audio(features.audio)
+        presence = features.presence
+        text_share = torch.zeros_like(presence)
+        if self.gate is not None:
+            text = self.text(features.text)
+            gate = torch.sigmoid(self.gate(torch.cat([latent, text], dim=1))) * presence[:, None]
+            latent = latent + gate * text
+            text_share = gate.mean(1)
+        return Output(self.classifier(latent), torch.stack([1 - text_share, text_share], dim=1))
+
+    def auxiliary_loss(self, features: Features, target: torch.Tensor) -> torch.Tensor:
+        """Scalar: what the texts add to the classification loss; a clip counts by the presence of its text.
+
+        target (B, 23): a row sums to the weight of its clip, as for `losses.soft_cross_entropy`.
+        """
+        text = self.text(features.text)
+        losses = -(target * F.log_softmax(self.text_classifier(text).float(), dim=-1)).sum(-1)
+        # The text latent is the teacher: the alignment moves the audio latent only.
+        alignment = 1 - F.cosine_similarity(self.audio(features.audio), text.detach(), dim=-1)
+        weights = target.sum(-1)
+        per_clip = self.text_weight * losses + self.alignment_weight * weights * alignment
+        return (per_clip * features.presence).sum() / (weights * features.presence).sum().clamp(min=1)
+
+
+class Model(nn.Module):
+    """backbone: embeds (None in head training); classifier: `Features` -> `Output`."""
+
+    def __init__(self, backbone: nn.Module | None, classifier: nn.Module):
+        super().__init__()
+        self.backbone, self.classifier = backbone, classifier
+
+
+class ClapBackbone(nn.Module):
+    """A CLAP network as backbone: waveforms (B, samples), int16 or in [-1, 1], and tokens -> embeddings (B, 512) of
+    length 1."""
+
+    normalised = True
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def embed_audio(self, waveforms: torch.Tensor) -> torch.Tensor:
+        return self.network.audio_embedding(waveforms, augment=self.training)
+
+    def embed_text(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.network.text_embedding(tokens["input_ids"], tokens["attention_mask"])
+
+
+class PasstBackbone(nn.Module):
+    """A PaSST network as backbone: waveforms (B, samples) -> embeddings (B, D); it reads no text."""
+
+    normalised = False
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def embed_audio(self, waveforms: torch.Tensor) -> torch.Tensor:
+        return self.network(waveforms)
+
+    def embed_text(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
+        return tokens["input_ids"].new_zeros((len(tokens["input_ids"]), 1), dtype=torch.float32)

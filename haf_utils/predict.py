@@ -28,11 +28,12 @@ from haf_utils.config import FinetuneConfig, check
 from haf_utils.datasets import EXTENSIONS, read_csv
 from haf_utils.decoding import decoded
 from haf_utils.inference import average_probabilities, predict
+from haf_utils.inputs import LiveInputs
+from haf_utils.model import ClapBackbone, Model, PasstBackbone
 from haf_utils.passt import build_passt
 from haf_utils.profiles import profile
 from haf_utils.progress import bar
 from haf_utils.runs import Predictions, Run, RunError, load_run, write_beside
-from haf_utils.systems import ClapBackbone, LiveInputs, PasstBackbone, System
 from haf_utils.taxonomy import CLASSES, NAMES
 
 __all__ = ["Loaded", "classify_files", "find_recordings", "load_system", "predict_again", "read_texts"]
@@ -46,7 +47,7 @@ class Loaded:
     PaSST, which reads no text); what it hears at once, `window` samples at `sample_rate` Hz; config of its run."""
 
     name: str
-    system: System
+    system: Model
     clap: Clap | None
     window: int
     sample_rate: int
@@ -92,10 +93,13 @@ def load_system(run: Run | Path | str, device: str = "cpu") -> Loaded:
     classifier = classifier_of(config, sizes, width)
     prefix = "classifier."
     own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    if own.keys() != classifier.state_dict().keys():
-        raise RunError(f"{run.folder} does not hold the classifier of its configuration: controls cannot be loaded")
-    classifier.load_state_dict(own)
-    system = System(backbone, classifier).to(device).eval()
+    try:
+        classifier.load_state_dict(own)
+    except RuntimeError as error:
+        raise RunError(
+            f"{run.folder} does not hold the classifier of its configuration: controls cannot be loaded"
+        ) from error
+    system = Model(backbone, classifier).to(device).eval()
     return Loaded(run.name, system, clap, audio.window_samples, audio.sample_rate, config)
 
 

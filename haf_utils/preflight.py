@@ -17,10 +17,8 @@ from haf_utils.datasets import load
 from haf_utils.folds import small_classes
 from haf_utils.losses import hierarchical_targets, soft_cross_entropy
 from haf_utils.members import MEMBERS
-from haf_utils.model import HafClassifier
+from haf_utils.model import ClapBackbone, Features, HafClassifier, Model
 from haf_utils.profiles import Profile, profile
-from haf_utils.regularizers import Features
-from haf_utils.systems import ClapBackbone, System
 from haf_utils.workspace import Workspace, finetune_config
 
 __all__ = ["PreflightError", "Step", "measure_step", "preflight"]
@@ -125,7 +123,7 @@ def measure_step(network, batch: int, steps: int = 3, precision: str = "fp32") -
     """Median time of `steps` joint training steps of `batch` random clips and texts of full length."""
     device = next(network.parameters()).device
     audio = network.config.audio
-    system = System(ClapBackbone(network), HafClassifier(network.config.embedding)).to(device).train()
+    system = Model(ClapBackbone(network), HafClassifier(network.config.embedding)).to(device).train()
     optimiser = torch.optim.Adam(system.parameters(), 1e-6)
     generator = torch.Generator().manual_seed(0)
     waveforms = torch.rand((batch, audio.window_samples), generator=generator).to(device) - 0.5

@@ -1,7 +1,7 @@
 """Fine-tuning: one function from a configuration to a finished run folder, `finetune(config)`.
 
 One loop serves head and joint training, HAF-CLAP, Text-Aux CLAP and PaSST: they differ in what embeds and what
-classifies (`haf_utils.systems`), not in how they are trained (report, section 4).
+classifies (`haf_utils.model`), not in how they are trained (report, section 4).
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ import haf_utils
 from haf_utils.assembly import assemble
 from haf_utils.config import WHERE, FinetuneConfig, resolve
 from haf_utils.corpus import PARTS, Corpus
-from haf_utils.ema import Ema
 from haf_utils.fast.threads import ahead
 from haf_utils.inference import classify, embed_rows, predict
+from haf_utils.inputs import CachedInputs, LiveInputs, clip_generator, torch_seed
 from haf_utils.losses import soft_cross_entropy, targets, top_level_cross_entropy
 from haf_utils.metrics import hierarchical_scores
+from haf_utils.model import Model
 from haf_utils.profiles import profile
 from haf_utils.progress import bar, line
-from haf_utils.regularizers import add_noise, drop_texts, mixup
+from haf_utils.regularizers import Ema, add_noise, drop_texts, mixup
 from haf_utils.runs import Predictions, RunError, finished, write_beside, write_json, write_predictions
-from haf_utils.systems import CachedInputs, LiveInputs, System, clip_generator, torch_seed
 from haf_utils.taxonomy import CLASSES
 
 __all__ = ["SCORED", "FinetuneConfig", "close_run", "finetune", "open_run", "recorded"]
@@ -193,7 +193,7 @@ def _training_rows(config: FinetuneConfig, corpus: Corpus, rows: np.ndarray) -> 
     return np.sort(np.concatenate(kept))
 
 
-def _optimiser(config: FinetuneConfig, system: System) -> torch.optim.Adam:
+def _optimiser(config: FinetuneConfig, system: Model) -> torch.optim.Adam:
     """Adam with the classifier's rate and the backbone's (report, section 4)."""
     groups = [{"params": list(system.classifier.parameters()), "lr": config.classifier_rate}]
     if system.backbone is not None:
@@ -260,7 +260,7 @@ def _train_epoch(config, corpus, system, inputs, rows, optimiser, ema, epoch, qu
     return total / len(rows)
 
 
-def _fit(config, corpus, system, inputs, rows, folder, quiet) -> tuple[System, pd.DataFrame]:
+def _fit(config, corpus, system, inputs, rows, folder, quiet) -> tuple[Model, pd.DataFrame]:
     """Train until the epochs or the patience end; returns the best system by validation hF and the history."""
     rates = profile(config.profile).head if config.train == "head" else profile(config.profile).joint
     optimiser = _optimiser(config, system)
@@ -319,7 +319,7 @@ def _save(resume, system, ema, optimiser, scheduler, state) -> None:
     write_beside(resume, lambda path: torch.save(content, path))
 
 
-def _validate(config, corpus: Corpus, system: System, inputs: CachedInputs | LiveInputs, rows: np.ndarray) -> dict:
+def _validate(config, corpus: Corpus, system: Model, inputs: CachedInputs | LiveInputs, rows: np.ndarray) -> dict:
     """Scores of the EMA weights on fixed windows, without views."""
     probabilities, _ = classify(system, embed_rows(system, inputs, rows, config.batch))
     labels = corpus.labels[rows]

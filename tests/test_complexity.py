@@ -7,12 +7,10 @@ from haf_utils.clap import Clap, ClapNetwork
 from haf_utils.complexity import Complexity, complexity, total
 from haf_utils.config import FinetuneConfig
 from haf_utils.fast import ops as linear
-from haf_utils.model import HafClassifier, LinearClassifier
+from haf_utils.model import ClapBackbone, HafClassifier, LinearClassifier, Model, PasstBackbone, TextAuxClassifier
 from haf_utils.passt import build_passt
 from haf_utils.predict import Loaded
 from haf_utils.profiles import profile
-from haf_utils.systems import ClapBackbone, PasstBackbone, System
-from haf_utils.text_aux import TextAuxClassifier
 
 SIZES = profile("mini")
 
@@ -20,7 +18,7 @@ SIZES = profile("mini")
 def loaded(backbone, classifier, clap=None, **choices):
     audio = SIZES.clap.audio if clap else SIZES.passt
     config = FinetuneConfig(dataset="", runs="", profile="mini", **choices)
-    return Loaded("x", System(backbone, classifier).eval(), clap, audio.window_samples, audio.sample_rate, config)
+    return Loaded("x", Model(backbone, classifier).eval(), clap, audio.window_samples, audio.sample_rate, config)
 
 
 @pytest.fixture(scope="module")

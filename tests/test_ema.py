@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from haf_utils.ema import Ema
+from haf_utils.regularizers import Ema
 
 
 def network() -> nn.Module:

@@ -9,14 +9,12 @@ from haf_utils.audio import windows
 from haf_utils.bench_gpu import gpu_table
 from haf_utils.clap import load_clap
 from haf_utils.losses import hierarchical_targets, soft_cross_entropy
-from haf_utils.model import HafClassifier
+from haf_utils.model import ClapBackbone, Features, HafClassifier, Model
 from haf_utils.passt import build_passt
 from haf_utils.predict import classify_files, find_recordings, load_system, predict_again
 from haf_utils.pretraining import pretrain
 from haf_utils.profiles import Pretraining, profile
-from haf_utils.regularizers import Features
 from haf_utils.runs import load_run
-from haf_utils.systems import ClapBackbone, System
 from haf_utils.taxonomy import CLASSES
 from haf_utils.training import finetune
 from haf_utils.workspace import finetune_config
@@ -74,7 +72,7 @@ def test_gradients():
     for device in ("cpu", "cuda"):
         clap = load_clap(CHECKPOINT, device=device)
         torch.manual_seed(0)
-        system = System(ClapBackbone(clap.network), HafClassifier(clap.config.embedding)).to(device).eval()
+        system = Model(ClapBackbone(clap.network), HafClassifier(clap.config.embedding)).to(device).eval()
         heard = torch.from_numpy(
             np.concatenate([windows(r, clap.config.audio.window_samples)[:1] for r in recordings()])
         )

@@ -5,8 +5,8 @@ import torch
 from haf_utils import hatr
 from haf_utils.fast import ops as linear
 from haf_utils.hatr import Hatr, train_hatr, zero_dimensions
-from haf_utils.regularizers import Features
-from haf_utils.systems import CachedInputs
+from haf_utils.inputs import CachedInputs
+from haf_utils.model import Features
 
 
 def clips(rows=440, classes=4, seed=0, width=512):

@@ -4,9 +4,9 @@ import torch
 
 from haf_utils.corpus import load_corpus
 from haf_utils.inference import average_probabilities, classify, embed_rows, predict, view_noise
-from haf_utils.model import HafClassifier
+from haf_utils.inputs import CachedInputs, LiveInputs, clip_generator
+from haf_utils.model import HafClassifier, Model
 from haf_utils.profiles import profile
-from haf_utils.systems import CachedInputs, LiveInputs, System, clip_generator
 
 
 class Listener(torch.nn.Module):
@@ -32,7 +32,7 @@ class Listener(torch.nn.Module):
 
 def system(backbone, width=16):
     torch.manual_seed(0)
-    return System(backbone, HafClassifier(width, 8))
+    return Model(backbone, HafClassifier(width, 8))
 
 
 @pytest.fixture(scope="module")

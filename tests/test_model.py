@@ -4,9 +4,15 @@ import pytest
 import torch
 
 from haf_utils.losses import one_hot_targets, soft_cross_entropy
-from haf_utils.model import FUSIONS, MODALITIES, GatedResidual, HafClassifier, LinearClassifier
-from haf_utils.regularizers import Features
-from haf_utils.text_aux import TextAuxClassifier
+from haf_utils.model import (
+    FUSIONS,
+    MODALITIES,
+    Features,
+    GatedResidual,
+    HafClassifier,
+    LinearClassifier,
+    TextAuxClassifier,
+)
 
 SIZE, LATENT = 24, 16
 
@@ -158,3 +164,14 @@ def test_text_at_inference_is_a_gated_residual_that_a_missing_text_closes():
     assert not torch.equal(changed.logits[0], model(given).logits[0])
     torch.testing.assert_close(changed.logits[1], model(given).logits[1], rtol=0, atol=0)
     assert model(given).weights[1].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "fusion, old, new", [("attention", "score", "fusion_logits"), ("concatenation", "join", "concat")]
+)
+def test_weights_of_the_first_version_are_loaded(fusion, old, new):
+    model = HafClassifier(8, 4, fusion=fusion)
+    state = {name.replace(new, old): value + 1 for name, value in model.state_dict().items()}
+    assert any(name.startswith(old) for name in state)
+    model.load_state_dict(state)
+    assert all(torch.equal(value, state[name.replace(new, old)]) for name, value in model.state_dict().items())

@@ -19,10 +19,9 @@ from safetensors.torch import save_file
 from haf_utils import passt
 from haf_utils.audio import windows
 from haf_utils.checkpoints import CheckpointError
-from haf_utils.model import LinearClassifier
+from haf_utils.model import LinearClassifier, Model, PasstBackbone
 from haf_utils.passt import build_passt, log_mel, official_weights
 from haf_utils.profiles import PROFILES, PasstConfig
-from haf_utils.systems import PasstBackbone, System
 
 MINI = PROFILES["mini"].passt
 NAME = "passt_s_swa_p16_128_ap476"
@@ -222,7 +221,7 @@ def test_weights_of_every_form(form, tmp_path):
         save_file(state, path)
     else:
         path.mkdir()
-        system = System(PasstBackbone(source), LinearClassifier(MINI.dim))
+        system = Model(PasstBackbone(source), LinearClassifier(MINI.dim))
         save_file(system.state_dict(), path / "model.safetensors")
     loaded = build_passt(MINI, path).state_dict()
     assert all(torch.equal(loaded[name], value) for name, value in source.state_dict().items())

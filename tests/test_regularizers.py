@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from haf_utils.losses import one_hot_targets
-from haf_utils.regularizers import Features, add_noise, drop_texts, mixup
+from haf_utils.model import Features
+from haf_utils.regularizers import add_noise, drop_texts, mixup
 
 
 def batch(size=6, width=8, seed=0):

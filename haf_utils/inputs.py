@@ -1,4 +1,4 @@
-"""The systems that can be fine-tuned, each a backbone that embeds and a classifier that decides, and how they are fed.
+"""How a model is fed: cached embeddings, or windows of sound and tokens.
 
 `head` training keeps the backbone frozen: its embeddings are computed once (`CachedInputs`). `joint` training runs the
 backbone on waveforms and tokens (`LiveInputs`). Everything after the embeddings is the same code for both.
@@ -12,63 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from haf_utils.audio import random_window, windows
 from haf_utils.clap import empty_windows, pad_tokens
 from haf_utils.corpus import Corpus
-from haf_utils.regularizers import Features
+from haf_utils.model import Features, Model
 
-__all__ = [
-    "CachedInputs",
-    "ClapBackbone",
-    "LiveInputs",
-    "PasstBackbone",
-    "System",
-    "clip_generator",
-    "torch_seed",
-]
-
-
-class System(nn.Module):
-    """backbone: embeds (None in head training); classifier: `Features` -> `Output`."""
-
-    def __init__(self, backbone: nn.Module | None, classifier: nn.Module):
-        super().__init__()
-        self.backbone, self.classifier = backbone, classifier
-
-
-class ClapBackbone(nn.Module):
-    """A CLAP network as backbone: waveforms (B, samples), int16 or in [-1, 1], and tokens -> embeddings (B, 512) of
-    length 1."""
-
-    normalised = True
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-
-    def embed_audio(self, waveforms: torch.Tensor) -> torch.Tensor:
-        return self.network.audio_embedding(waveforms, augment=self.training)
-
-    def embed_text(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
-        return self.network.text_embedding(tokens["input_ids"], tokens["attention_mask"])
-
-
-class PasstBackbone(nn.Module):
-    """A PaSST network as backbone: waveforms (B, samples) -> embeddings (B, D); it reads no text."""
-
-    normalised = False
-
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-
-    def embed_audio(self, waveforms: torch.Tensor) -> torch.Tensor:
-        return self.network(waveforms)
-
-    def embed_text(self, tokens: dict[str, torch.Tensor]) -> torch.Tensor:
-        return tokens["input_ids"].new_zeros((len(tokens["input_ids"]), 1), dtype=torch.float32)
+__all__ = ["Batch", "CachedInputs", "LiveInputs", "clip_generator", "torch_seed"]
 
 
 def clip_generator(*key: int | str) -> np.random.Generator:
@@ -98,7 +48,7 @@ class CachedInputs:
     def prepare(self, rows: np.ndarray, key: tuple | None = None) -> torch.Tensor:
         return torch.from_numpy(rows).to(self.device)
 
-    def embed(self, system: System, batch: torch.Tensor) -> Features:
+    def embed(self, model: Model, batch: torch.Tensor) -> Features:
         return Features(self.audio[batch], self.text[batch], self.presence[batch])
 
 
@@ -161,22 +111,22 @@ class LiveInputs:
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def embed_audio(self, system: System, batch: Batch) -> torch.Tensor:
+    def embed_audio(self, model: Model, batch: Batch) -> torch.Tensor:
         """(B, E): the windows' embeddings averaged over each clip, and of length 1 again for CLAP."""
         with self.autocast():
-            each = system.backbone.embed_audio(batch.windows.to(self.device, non_blocking=True))
+            each = model.backbone.embed_audio(batch.windows.to(self.device, non_blocking=True))
         sums = each.new_zeros((len(batch.presence), each.shape[1]), dtype=torch.float32)
         # Counted here, and sent without waiting: else the GPU would have to be done before it gets anything more to do.
         number = torch.bincount(batch.clip, minlength=len(sums))[:, None].to(self.device, non_blocking=True)
         owner = batch.clip.to(self.device, non_blocking=True)
         mean = sums.index_add(0, owner, each.float()) / number
-        return F.normalize(mean, dim=1) if system.backbone.normalised else mean
+        return F.normalize(mean, dim=1) if model.backbone.normalised else mean
 
-    def embed(self, system: System, batch: Batch) -> Features:
+    def embed(self, model: Model, batch: Batch) -> Features:
         """Embeddings of a batch; the text of a clip without text is zero."""
         presence = batch.presence.to(self.device, non_blocking=True)
         tokens = {name: values.to(self.device, non_blocking=True) for name, values in batch.tokens.items()}
-        audio = self.embed_audio(system, batch)
+        audio = self.embed_audio(model, batch)
         with self.autocast():
-            text = system.backbone.embed_text(tokens)
+            text = model.backbone.embed_text(tokens)
         return Features(audio, text.float() * presence[:, None], presence)
