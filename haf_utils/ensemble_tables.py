@@ -54,7 +54,7 @@ def gain_table(labels, pairs: Mapping, rng, replicates: int = 1000) -> pd.DataFr
             d = differences[metric]
             row[metric] = f"{100 * d.estimate:+.1f} ({100 * d.low:+.1f} to {100 * d.high:+.1f})"
         sign = (differences["hF"].low > 0) - (differences["hF"].high < 0)
-        rows.append(row | {"in hF": ("worse", "cannot be told", "better")[sign + 1]})
+        rows.append(row | {"in hF": ("worse", "not significant", "better")[sign + 1]})
     index = pd.MultiIndex.from_tuples(pairs) if isinstance(next(iter(pairs)), tuple) else pd.Index(pairs)
     return pd.DataFrame(rows, index=index)
 
@@ -62,18 +62,18 @@ def gain_table(labels, pairs: Mapping, rng, replicates: int = 1000) -> pd.DataFr
 def view_table(model: str, views: np.ndarray, labels, rng, draws: int = 20) -> pd.DataFrame:
     """What 1, 2, ... V views are worth: accuracy, hF, and agreement, the share of clips on which all of them name the
     same class; fractions, means over `draws` random choices of so many views. views (V, N, 23) posteriors."""
-    rows, says = [], views.argmax(2)
+    rows, predicted = [], views.argmax(2)
     for count in range(1, len(views) + 1):
         chosen = [rng.permutation(len(views))[:count] for _ in range(draws if count < len(views) else 1)]
         scores = [hierarchical_scores(labels, views[c].mean(0).argmax(1)) for c in chosen]
-        agreement = np.mean([(says[c] == says[c[0]]).all(0).mean() for c in chosen])
+        agreement = np.mean([(predicted[c] == predicted[c[0]]).all(0).mean() for c in chosen])
         row = {"model": model, "views": count, "agreement": agreement}
         rows.append(row | {metric: np.mean([s[metric] for s in scores]) for metric in ("accuracy", "hF")})
     return pd.DataFrame(rows)
 
 
 def pair_table(every: pd.DataFrame, overlap: pd.DataFrame, kinds: Sequence[str]) -> pd.DataFrame:
-    """All pairs of members: their error overlap, `gain` in hF over the better of the two, `gap` between their own hF,
+    """All pairs of members: their error overlap, `gain` in hF over the better of the two, `gap` between their two hF,
     and whether they are `mixed`, of two kinds; fractions.
 
     every: as `ensembles.subsets` gives it; overlap (M, M): as `ensembles.diversity` gives it; kinds (M,).
@@ -81,19 +81,19 @@ def pair_table(every: pd.DataFrame, overlap: pd.DataFrame, kinds: Sequence[str])
     alone = {members[0]: hf for members, hf in zip(every["members"], every["hF"], strict=True) if len(members) == 1}
     rows = []
     for (a, b), hf in every.loc[every["M"] == 2, ["members", "hF"]].itertuples(index=False):
-        own = (alone[a], alone[b])
+        single = (alone[a], alone[b])
         row = {"pair": f"{overlap.index[a]} + {overlap.index[b]}", "overlap": overlap.iloc[a, b]}
-        rows.append(row | {"gain": hf - max(own), "gap": max(own) - min(own), "mixed": kinds[a] != kinds[b]})
+        rows.append(row | {"gain": hf - max(single), "gap": max(single) - min(single), "mixed": kinds[a] != kinds[b]})
     return pd.DataFrame(rows)
 
 
-def mistake_table(ids, labels, posterior: np.ndarray, said: Mapping[str, np.ndarray], titles) -> pd.DataFrame:
-    """The clips that are wrong, the surest first. ids, labels, titles (N,); posterior (N, 23) of the ensemble; said:
-    member -> labels (N,). The index is the clip's position."""
+def mistake_table(ids, labels, posterior: np.ndarray, members: Mapping[str, np.ndarray], titles) -> pd.DataFrame:
+    """Misclassified clips, the most confident first. ids, labels, titles (N,); posterior (N, 23) of the ensemble;
+    members: name -> predicted labels (N,). The index is the clip's position."""
     predicted, labels = posterior.argmax(1), np.asarray(labels)
     wrong = np.flatnonzero(predicted != labels)
     wrong = wrong[np.argsort(-posterior[wrong].max(1), kind="stable")]
-    agree = sum((np.asarray(s)[wrong] == predicted[wrong]).astype(int) for s in said.values())
+    agree = sum((np.asarray(s)[wrong] == predicted[wrong]).astype(int) for s in members.values())
     return pd.DataFrame(
         {
             "sound_id": np.asarray(ids)[wrong],
@@ -102,7 +102,7 @@ def mistake_table(ids, labels, posterior: np.ndarray, said: Mapping[str, np.ndar
             "predicted": [CLASSES[label] for label in predicted[wrong]],
             "posterior (%)": [f"{100 * p:.0f}" for p in posterior[wrong].max(1)],
             "top level": np.where(PARENT[predicted[wrong]] == PARENT[labels[wrong]], "right", "wrong"),
-            "members that agree": [f"{count} of {len(said)}" for count in agree],
+            "members that agree": [f"{count} of {len(members)}" for count in agree],
         },
         index=wrong,
     )

@@ -22,10 +22,13 @@ from haf_utils.runs import write_beside
 from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS, TOP_NAMES
 
 __all__ = [
+    "AUDIO",
     "CLASS_COLOURS",
     "COLOURS",
+    "TEXT",
     "colour_labels",
     "confusion_matrix",
+    "frame_top_levels",
     "learning_curves",
     "per_class_bars",
     "save",
@@ -36,6 +39,7 @@ __all__ = [
 # One colour a top level (Okabe and Ito's colour-blind safe set), ordered so that lightness differs between neighbours.
 COLOURS: dict[str, str] = {"m": "#0072B2", "is": "#E69F00", "sp": "#882255", "fx": "#009E73", "ss": "#56B4E9"}
 CLASS_COLOURS: dict[str, str] = {code: COLOURS[code.split("-")[0]] for code in CLASSES}
+AUDIO, TEXT = COLOURS["fx"], COLOURS["sp"]  # colours of the two modalities
 
 
 def style() -> None:
@@ -52,7 +56,7 @@ def style() -> None:
 
 
 def save(figure: Figure, folder: str | Path, name: str) -> Figure:
-    """Write `figure` to `<folder>/<name>.png`, beside and renamed; returns it, for the notebook to show."""
+    """Write `figure` to `<folder>/<name>.png` atomically and return it, for the notebook to show."""
     # Without the software's version in the file, the same figure gives the same bytes.
     write_beside(Path(folder) / f"{name}.png", lambda path: figure.savefig(path, metadata={"Software": None}))
     return figure
@@ -71,6 +75,14 @@ def top_level_legend(axes: Axes, **options) -> None:
     """A legend of the five top levels and their colours."""
     handles = [Rectangle((0, 0), 1, 1, color=COLOURS[top]) for top in TOP_LEVELS]
     axes.legend(handles, [TOP_NAMES[top] for top in TOP_LEVELS], **({"frameon": False, "fontsize": "small"} | options))
+
+
+def frame_top_levels(axes: Axes, corner: float = 0.0) -> None:
+    """Frame the classes of each top level on a (23, 23) matrix whose first cell begins at (`corner`, `corner`)."""
+    for parent, top in enumerate(TOP_LEVELS):
+        inside = np.flatnonzero(parent == PARENT)
+        place, size = (inside[0] + corner,) * 2, len(inside)
+        axes.add_patch(Rectangle(place, size, size, fill=False, lw=2.5, ec=COLOURS[top], clip_on=False, zorder=3))
 
 
 def confusion_matrix(y_true, y_pred, title: str = "") -> Figure:
@@ -95,16 +107,10 @@ def confusion_matrix(y_true, y_pred, title: str = "") -> Figure:
         annot_kws={"fontsize": 7},
         cbar_kws={"label": "share of the true class (%)", "shrink": 0.6},
     )
-    for parent, top in enumerate(TOP_LEVELS):
-        inside = np.flatnonzero(parent == PARENT)
-        axes.add_patch(
-            Rectangle(
-                (inside[0], inside[0]), len(inside), len(inside), fill=False, lw=2.5, ec=COLOURS[top], clip_on=False
-            )
-        )
+    frame_top_levels(axes)
     axes.set(xlabel="predicted class", ylabel="true class", title=title)
     axes.tick_params(axis="x", rotation=90)
-    axes.tick_params(axis="y", rotation=0)  # seaborn turns them where it thinks there is room
+    axes.tick_params(axis="y", rotation=0)  # otherwise seaborn rotates them depending on the room
     colour_labels([*axes.get_xticklabels(), *axes.get_yticklabels()])
     return figure
 

@@ -38,10 +38,10 @@ def forest(groups: Mapping[str, pd.DataFrame], title: str = "", label: str = "di
         place += 1
         for name, row in table.iterrows():
             estimate, low, high = 100 * row["estimate"], 100 * row["low"], 100 * row["high"]
-            told = low > 0 or high < 0
-            colour = (_UP if low > 0 else _DOWN) if told else _OPEN
-            axes.plot([low, high], [place, place], color=colour, lw=2.2 if told else 1.4, solid_capstyle="butt")
-            axes.plot(estimate, place, "o", ms=6, mec=colour, mfc=colour if told else "white")
+            significant = low > 0 or high < 0
+            colour = (_UP if low > 0 else _DOWN) if significant else _OPEN
+            axes.plot([low, high], [place, place], color=colour, lw=2.2 if significant else 1.4, solid_capstyle="butt")
+            axes.plot(estimate, place, "o", ms=6, mec=colour, mfc=colour if significant else "white")
             digits = decimals(low, high)
             write(place, f"{estimate:+5.1f}  [{low:+.{digits}f}, {high:+.{digits}f}]", 8, family="monospace")
             p_value = "<.001" if row["p_value"] < 0.001 else f"{row['p_value']:.3f}".lstrip("0")
@@ -69,13 +69,12 @@ def severity_bars(table: pd.DataFrame, title: str = "") -> Figure:
     inside, outside = 100 * table["right_parent"].to_numpy(), 100 * table["wrong_parent"].to_numpy()
     axes.barh(places, inside, color="#56B4E9", label="wrong class, right parent", height=0.7)
     axes.barh(places, outside, left=inside, color="#882255", label="wrong parent", height=0.7)
-    for place, total, share in zip(places, inside + outside, table["inside"], strict=True):
-        shown = "no errors" if np.isnan(share) else f"{100 * share:.0f} % inside"
-        axes.text(total, place, f"  {shown}", va="center", fontsize=8)
+    labels = ["no errors" if np.isnan(share) else f"{100 * share:.0f} % inside" for share in table["inside"]]
+    axes.bar_label(axes.containers[1], labels, padding=5, fontsize=8)
     axes.set_yticks(places, table.index)
     axes.set(xlabel="share of all clips (%)", title=title, xlim=(0, 1.25 * max((inside + outside).max(), 1)))
     axes.grid(axis="y", visible=False)
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.12 - 0.6 / max(len(table), 4)), ncols=2)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 

@@ -29,6 +29,7 @@ from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS, TOP_NAMES
 
 __all__ = [
     "audio_figure",
+    "class_axis",
     "clip_figure",
     "concentration",
     "count_figure",
@@ -66,7 +67,7 @@ def folds_to_show(table: pd.DataFrame, seed: int = 0) -> tuple[list, str]:
 
 
 def headers(paths: Iterable) -> pd.DataFrame:
-    """What the headers of recordings say: a row a path, seconds, rate (Hz) and channels; NaN where there is no
+    """Headers of recordings: a row a path with seconds, rate (Hz) and channels; NaN where there is no
     readable file."""
 
     def read(path) -> tuple[float, float, float]:
@@ -121,8 +122,8 @@ def mel_decibels(samples: np.ndarray, rate: int) -> np.ndarray:
 
 
 def sound_profile(mel: np.ndarray) -> np.ndarray:
-    """A log-mel (64, frames) -> (194,): mean, deviation over time and mean step of each band, log duration, and how
-    much the loudness moves. A plain description of a sound, with nothing learnt."""
+    """Mel spectrogram in dB (64, frames) -> (194,): mean, deviation over time and mean step of each band, logarithm of
+    the number of frames, deviation of the loudness over time. Features of a sound without training."""
     steps = np.abs(np.diff(mel, axis=1)).mean(1) if mel.shape[1] > 1 else np.zeros(len(mel))
     return np.concatenate([mel.mean(1), mel.std(1), steps, [np.log(mel.shape[1]), mel.mean(0).std()]])
 
@@ -150,8 +151,8 @@ def concentration(table: pd.DataFrame) -> pd.DataFrame:
 # Pictures -------------------------------------------------------------------------------------------------------------
 
 
-def _class_axis(axes: Axes, names: bool = True) -> np.ndarray:
-    """Classes from top to bottom in taxonomy order, top levels as bands -> the place (23,) of each class."""
+def class_axis(axes: Axes, names: bool = True) -> np.ndarray:
+    """Classes from top to bottom in taxonomy order, top levels as bands -> y coordinate of each class (23,)."""
     places = -(np.arange(len(CLASSES)) + 0.6 * PARENT)  # a gap between top levels
     axes.set_yticks(places, [f"{code}  {NAMES[code]}" if names else code for code in CLASSES])
     axes.set_ylim(places[-1] - 0.7, 0.7)
@@ -171,7 +172,7 @@ def count_figure(counts: Mapping[str, np.ndarray], title: str = "") -> Figure:
     """
     figure, panels = plt.subplots(1, len(counts), figsize=(4 + 3.4 * len(counts), 5.6), sharey=True, squeeze=False)
     for axes, (name, values) in zip(panels[0], counts.items(), strict=True):
-        places, total = _class_axis(axes), max(int(values.sum()), 1)
+        places, total = class_axis(axes), max(int(values.sum()), 1)
         bars = axes.barh(places, values, color=list(CLASS_COLOURS.values()), height=0.75)
         axes.bar_label(bars, [f"{value:,}" for value in values], padding=2, fontsize="x-small", color="0.3")
         axes.set_xlim(0, 1.9 * max(values.max(), 1))
@@ -214,7 +215,7 @@ def audio_figure(clips: pd.DataFrame, window: float, title: str = "") -> Figure:
         1, 3, figsize=(11, 5.2), width_ratios=(1.25, 1, 0.7), layout="constrained", squeeze=False
     )
     duration, level, rate = panels[0]
-    places = _class_axis(duration)
+    places = class_axis(duration)
     _boxes(duration, clips["seconds"].clip(lower=1e-3), clips["code"], places)
     duration.axvline(window, color="0.2", ls="--", lw=1)
     duration.annotate(
@@ -222,7 +223,7 @@ def audio_figure(clips: pd.DataFrame, window: float, title: str = "") -> Figure:
     )
     duration.set(xscale="log", xlabel="duration (s)")
     duration.xaxis.set_major_formatter("{x:g}")
-    places, decoded_clips = _class_axis(level, names=False), clips.dropna(subset=["rms"])
+    places, decoded_clips = class_axis(level, names=False), clips.dropna(subset=["rms"])
     _boxes(level, decoded_clips["rms"], decoded_clips["code"], places)
     level.set(xlabel=f"RMS level (dBFS), {len(decoded_clips):,} clips")
     rates = (clips["rate"] / 1000).value_counts().sort_index()
@@ -234,18 +235,18 @@ def audio_figure(clips: pd.DataFrame, window: float, title: str = "") -> Figure:
     return figure
 
 
-def uploader_figure(found: pd.DataFrame, title: str = "") -> Figure:
+def uploader_figure(shares: pd.DataFrame, title: str = "") -> Figure:
     """How concentrated classes are: share of the largest uploader, of the next four, and of everybody else.
 
-    found: what `concentration` returns.
+    shares: what `concentration` returns.
     """
     figure, axes = plt.subplots(figsize=(8.5, 5.4))
-    places = pd.Series(_class_axis(axes), CLASSES).reindex(found.index)
-    colours = [CLASS_COLOURS[code] for code in found.index]
-    axes.barh(places, 100 * found["largest"], color=colours, height=0.75)
-    rest = found["five_largest"] - found["largest"]
-    axes.barh(places, 100 * rest, left=100 * found["largest"], color=colours, alpha=0.35, height=0.75)
-    for place, (_, row) in zip(places, found.iterrows(), strict=True):
+    places = pd.Series(class_axis(axes), CLASSES).reindex(shares.index)
+    colours = [CLASS_COLOURS[code] for code in shares.index]
+    axes.barh(places, 100 * shares["largest"], color=colours, height=0.75)
+    rest = shares["five_largest"] - shares["largest"]
+    axes.barh(places, 100 * rest, left=100 * shares["largest"], color=colours, alpha=0.35, height=0.75)
+    for place, (_, row) in zip(places, shares.iterrows(), strict=True):
         note = f"{row.uploaders:.0f} people, as diverse as {row.effective:.0f}"
         axes.annotate(note, (101, place), va="center", fontsize="x-small", annotation_clip=False)
     axes.axvline(50, color="0.2", ls="--", lw=1)
@@ -259,10 +260,10 @@ def split_figure(tests: np.ndarray, reference: np.ndarray, title: str = "") -> F
     tests: clips of each fold and class (F, 23); reference: (23,), a class without clips is left out.
     """
     figure, axes = plt.subplots(figsize=(8.5, 5.4))
-    places, there = _class_axis(axes), reference > 0
+    places, occurs = class_axis(axes), reference > 0
     axes.axvline(1, color="0.1", lw=1.5)
     for values in tests:
-        axes.plot(values[there] / reference[there], places[there], "o", ms=5, mfc="none", mec="0.3")
+        axes.plot(values[occurs] / reference[occurs], places[occurs], "o", ms=5, mfc="none", mec="0.3")
     axes.set(xlabel="clips of the class in a test part, relative to the official one (dots: the folds)", title=title)
     axes.set_xlim(left=-0.05)
     return figure
@@ -384,7 +385,7 @@ def token_figure(lengths: Mapping[str, Sequence[int]], limit: int, title: str = 
 def gap_figure(high: pd.Series, low: pd.Series, names: tuple[str, str], label: str, title: str = "") -> Figure:
     """Two scores of each class and the gap between them. high, low: Series by code, NaN = no clip."""
     figure, axes = plt.subplots(figsize=(8, 5.4))
-    places = _class_axis(axes)
+    places = class_axis(axes)
     first, second = (values.reindex(CLASSES).to_numpy(dtype=float) for values in (high, low))
     colours = list(CLASS_COLOURS.values())
     axes.hlines(places, first, second, color=colours, lw=3, alpha=0.5)

@@ -1,4 +1,4 @@
-"""Pictures of notebook 06: test-time views, subsets, diversity, and what members say of one clip."""
+"""Pictures of notebook 06: test-time views, subsets, diversity, and the predictions of members for one clip."""
 
 from __future__ import annotations
 
@@ -11,19 +11,11 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from haf_utils.audio import to_float
-from haf_utils.plots import CLASS_COLOURS, COLOURS, colour_labels
-from haf_utils.plots_data import draw_spectrogram
-from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS
+from haf_utils.plots import AUDIO, CLASS_COLOURS, COLOURS, TEXT
+from haf_utils.plots_data import class_axis, draw_spectrogram
+from haf_utils.taxonomy import CLASSES, PARENT, TOP_LEVELS
 
-__all__ = [
-    "diversity_and_gain",
-    "mistake_spectrograms",
-    "posterior_card",
-    "subset_scores",
-    "view_curves",
-]
-
-AUDIO, TEXT = COLOURS["fx"], COLOURS["sp"]  # colours of the two modalities
+__all__ = ["diversity_and_gain", "mistake_spectrograms", "posterior_card", "subset_scores", "view_curves"]
 
 
 def view_curves(table: pd.DataFrame, title: str = "") -> Figure:
@@ -78,8 +70,11 @@ def subset_scores(table: pd.DataFrame, kinds: Sequence[str], chosen: Sequence[tu
 
 
 def diversity_and_gain(disagreement: pd.DataFrame, overlap: pd.DataFrame, pairs: pd.DataFrame) -> Figure:
-    """How differently members err, beside what that is worth. disagreement, overlap: (M, M) as `ensembles.diversity`
-    gives them; pairs: a row a pair with overlap, gain (hF over the better of the two, a fraction) and mixed (bool)."""
+    """How differently members err, and what averaging a pair gains.
+
+    disagreement, overlap: (M, M) as `ensembles.diversity` gives them; pairs: a row a pair with overlap, gain (hF over
+    the better of the two, a fraction) and mixed (bool).
+    """
     figure, axes = plt.subplots(1, 3, figsize=(13.5, 4.4), width_ratios=(1, 1, 1.1))
     panels = ((disagreement, "disagreement (% of clips)"), (overlap, "error overlap (% of errors)"))
     for number, (panel, (matrix, title)) in enumerate(zip(axes, panels, strict=False)):
@@ -127,7 +122,7 @@ def posterior_card(
     samples: np.ndarray | None = None,
     rate: int = 0,
 ) -> Figure:
-    """All about one clip: its sound, the ensemble's posterior by parent, what each member says, how it fused.
+    """One clip: its spectrogram, the ensemble's posterior by top level, each member's decision and fusion weights.
 
     posterior (23,); members: posteriors, a row a member, a column a class code; weights: columns audio, text, of the
     members' fusion; label 0..22, -1 unknown; int16 samples (n,) at `rate` Hz, None: no audio.
@@ -135,35 +130,34 @@ def posterior_card(
     figure = plt.figure(figsize=(12.5, 6.6))
     grid = figure.add_gridspec(2, 2, width_ratios=(1.1, 1), height_ratios=(1, 1.15))
     sound, bars = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[:, 1])
-    said = figure.add_subplot(grid[1, 0])
+    decisions = figure.add_subplot(grid[1, 0])
     if samples is None:
         sound.axis("off")
         sound.text(0.5, 0.5, "no audio in this dataset", ha="center")
     else:
         draw_spectrogram(sound, to_float(samples), rate)
 
-    gaps = np.arange(len(CLASSES)) + 0.7 * PARENT  # a gap between parents
-    bars.barh(-gaps, 100 * posterior, color=[CLASS_COLOURS[code] for code in CLASSES], height=0.8)
-    bars.set_yticks(-gaps, [f"{code}  {NAMES[code]}" for code in CLASSES], fontsize="small")
-    colour_labels(bars.get_yticklabels())
+    places = class_axis(bars)
+    bars.barh(places, 100 * posterior, color=list(CLASS_COLOURS.values()), height=0.8)
     if label >= 0:
         bars.get_yticklabels()[label].set_bbox({"fc": "none", "ec": "0.2", "pad": 1.5})
     bars.set(xlim=(0, 100), xlabel="posterior of the ensemble (%); at the right, of each top level")
     for parent, top in enumerate(TOP_LEVELS):
         inside = parent == PARENT
         share = f"{100 * posterior[inside].sum():.0f} %"
-        bars.text(99, -gaps[inside].mean(), share, ha="right", va="center", color=COLOURS[top], weight="bold")
-    bars.grid(axis="y", visible=False)
+        bars.text(99, places[inside].mean(), share, ha="right", va="center", color=COLOURS[top], weight="bold")
 
     for row, (name, values) in enumerate(members.iterrows()):
         best = values.idxmax()
         audio, text = weights.loc[name, ["audio", "text"]]
-        said.barh(-row, audio, color=AUDIO, height=0.6)
-        said.barh(-row, text, left=audio, color=TEXT, height=0.6)
+        decisions.barh(-row, audio, color=AUDIO, height=0.6)
+        decisions.barh(-row, text, left=audio, color=TEXT, height=0.6)
         right = label >= 0 and best == CLASSES[label]
-        said.text(1.03, -row, f"{best} {100 * values[best]:.0f} %{'  ✓' * right}", va="center", fontsize="small")
-    said.set_yticks(-np.arange(len(members)), members.index, fontsize="small")
-    said.set(xlim=(0, 1.35), xticks=(0, 0.5, 1), xlabel="fusion weights: audio (green), text (red); what it says")
-    said.grid(visible=False)
+        decisions.text(1.03, -row, f"{best} {100 * values[best]:.0f} %{'  ✓' * right}", va="center", fontsize="small")
+    decisions.set_yticks(-np.arange(len(members)), members.index, fontsize="small")
+    decisions.set(
+        xlim=(0, 1.35), xticks=(0, 0.5, 1), xlabel="fusion weights: audio (green), text (red); predicted class"
+    )
+    decisions.grid(visible=False)
     figure.suptitle(title, x=0.01, ha="left", weight="bold")
     return figure

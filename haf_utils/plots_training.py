@@ -8,14 +8,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.patches import FancyBboxPatch
 
-from haf_utils.plots import CLASS_COLOURS, COLOURS, colour_labels, top_level_legend
-from haf_utils.taxonomy import CLASSES, PARENT, TOP_LEVELS
+from haf_utils.plots import AUDIO, CLASS_COLOURS, COLOURS, TEXT, colour_labels, frame_top_levels, top_level_legend
+from haf_utils.taxonomy import CLASSES, PARENT
 
 __all__ = ["calibration", "ema_curves", "fusion_weights", "mixup_picture", "model_drawing", "severity", "target_maps"]
 
-AUDIO, TEXT, PLAIN = COLOURS["fx"], COLOURS["sp"], "0.35"  # colours of the two modalities and of what is neither
+PLAIN = "0.35"  # colour of what is neither audio nor text
 SHOWN = 64  # dimensions of an embedding in the picture of mixup
 
 
@@ -84,21 +84,17 @@ def model_drawing(
 
 
 def target_maps(targets: dict[str, np.ndarray], title: str = "") -> Figure:
-    """Target distributions side by side, a heat map each: row = class of the clip, column = mass it should give.
+    """Target distributions side by side, a heat map each: row = class of the clip, column = probability mass.
 
     targets: name -> (23, 23), rows sum to 1. Top levels are framed; the colour scale ends above the largest mass that
-    another class gets, since that of the class itself would hide all other.
+    another class gets, since that of the class itself would hide the others.
     """
     figure, axes = plt.subplots(1, len(targets), figsize=(4.1 * len(targets), 4.3), sharey=True, squeeze=False)
     off = ~np.eye(len(CLASSES), dtype=bool)
     top = 1.6 * max(max(values[off].max() for values in targets.values()), 1e-3)
     for panel, (name, values) in zip(axes[0], targets.items(), strict=True):
         image = panel.imshow(values, cmap="Greys", vmin=0, vmax=top)
-        for parent, code in enumerate(TOP_LEVELS):
-            inside = np.flatnonzero(parent == PARENT)
-            start, size = inside[0] - 0.5, len(inside)
-            frame = Rectangle((start, start), size, size, fill=False, lw=2, ec=COLOURS[code], clip_on=False, zorder=3)
-            panel.add_patch(frame)
+        frame_top_levels(panel, -0.5)
         inside_mass = np.mean([values[row][PARENT == PARENT[row]].sum() for row in range(len(CLASSES))])
         panel.set_title(name, fontsize=10)
         panel.set_xlabel(f"{100 * inside_mass:.1f} % of the mass under the right parent", fontsize=8)
@@ -150,7 +146,7 @@ def mixup_picture(
 
 
 def ema_curves(steps: pd.DataFrame, title: str = "") -> Figure:
-    """Raw weights beside their moving average, by training step.
+    """Scores of the raw weights and of their moving average (EMA), by training step.
 
     steps: columns step, and raw_loss, ema_loss (nats), raw_hF, ema_hF (fractions) on validation clips.
     """
@@ -173,46 +169,35 @@ def severity(table: pd.DataFrame, title: str = "") -> Figure:
     table: indexed by system, columns right, right_parent, wrong_parent: fractions that sum to 1.
     """
     figure, axes = plt.subplots(figsize=(8, 0.9 + 0.34 * len(table)))
-    left, places = np.zeros(len(table)), np.arange(len(table))[::-1]
-    for column, label, colour in (
-        ("right", "right", "0.85"),
-        ("right_parent", "wrong class, right parent", "#56B4E9"),
-        ("wrong_parent", "wrong parent", "#882255"),
-    ):
-        share = 100 * table[column].to_numpy()
-        axes.barh(places, share, left=left, color=colour, height=0.72, label=label)
-        for place, start, width in zip(places, left, share, strict=True):
-            if width >= 6:
-                dark = column == "wrong_parent"
-                axes.text(
-                    start + width / 2, place, f"{width:.0f}", ha="center", va="center", fontsize=8,
-                    color="white" if dark else "0.1",
-                )  # fmt: skip
-        left += share
-    axes.set_yticks(places, table.index)
-    axes.set(xlim=(0, 100), xlabel="share of test clips (%)", title=title)
+    names = {"right": "right", "right_parent": "wrong class, right parent", "wrong_parent": "wrong parent"}
+    shares = 100 * table[list(names)].rename(columns=names).iloc[::-1]
+    shares.plot.barh(stacked=True, width=0.72, color=["0.85", "#56B4E9", "#882255"], ax=axes, legend=False)
+    for bars, colour in zip(axes.containers, ("0.1", "0.1", "white"), strict=True):
+        labels = [f"{share:.0f}" if share >= 6 else "" for share in bars.datavalues]
+        axes.bar_label(bars, labels, label_type="center", fontsize=8, color=colour)
+    axes.set(xlim=(0, 100), xlabel="share of test clips (%)", ylabel="", title=title)
     axes.grid(visible=False)
-    axes.legend(frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.25 - 0.25 / len(table)))
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
 def fusion_weights(weights: np.ndarray, labels: np.ndarray, presence: np.ndarray, title: str = "") -> Figure:
-    """Where the model listens and where it reads: the weight of the text, a dot a clip, classes in taxonomy order.
+    """The fusion weight of the text: a dot a clip, classes in taxonomy order.
 
-    weights (N, 2) of audio and text, labels (N,), presence (N,): 0 where a clip has no text. The bar is the median of
-    the clips that have one; clips without are hollow and lie at 0.
+    weights (N, 2) of audio and text, labels (N,), presence (N,): 0 where a clip has no text. A bar is the median of
+    the clips with text; clips without are hollow and lie at 0.
     """
     figure, axes = plt.subplots(figsize=(10, 3.6))
     rng = np.random.default_rng(0)
     for label, code in enumerate(CLASSES):
-        mine = labels == label
-        place = label + rng.uniform(-0.3, 0.3, mine.sum())
-        told = presence[mine] > 0
-        share = 100 * weights[mine, 1]
-        axes.plot(place[told], share[told], "o", ms=3.5, color=CLASS_COLOURS[code], alpha=0.75, mew=0)
-        axes.plot(place[~told], share[~told], "o", ms=3.5, mfc="none", mec=CLASS_COLOURS[code])
-        if told.any():
-            axes.plot([label - 0.38, label + 0.38], [np.median(share[told])] * 2, color="0.15", lw=2)
+        members = labels == label
+        place = label + rng.uniform(-0.3, 0.3, members.sum())
+        has_text = presence[members] > 0
+        share = 100 * weights[members, 1]
+        axes.plot(place[has_text], share[has_text], "o", ms=3.5, color=CLASS_COLOURS[code], alpha=0.75, mew=0)
+        axes.plot(place[~has_text], share[~has_text], "o", ms=3.5, mfc="none", mec=CLASS_COLOURS[code])
+        if has_text.any():
+            axes.plot([label - 0.38, label + 0.38], [np.median(share[has_text])] * 2, color="0.15", lw=2)
     axes.axhline(50, color="0.6", lw=1, ls=":")
     axes.set_xticks(range(len(CLASSES)), CLASSES, rotation=90)
     axes.set(ylim=(-3, 103), xlim=(-0.7, len(CLASSES) - 0.3), ylabel="weight of the text (%)", title=title)

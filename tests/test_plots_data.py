@@ -191,7 +191,7 @@ def test_the_explorer_names_an_unknown_clip(table):
 
 
 def test_classes_are_drawn_from_top_to_bottom():
-    places = look._class_axis(plt.figure().subplots())
+    places = look.class_axis(plt.figure().subplots())
     assert len(places) == len(CLASSES) and (np.diff(places) < 0).all()
 
 

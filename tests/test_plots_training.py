@@ -9,6 +9,9 @@ import pytest
 
 from haf_utils import plots_training as draw
 from haf_utils.metrics import expected_calibration_error
+from haf_utils.plots import confusion_matrix
+from haf_utils.plots_ensemble import posterior_card
+from haf_utils.taxonomy import CLASSES
 
 
 @pytest.fixture(autouse=True)
@@ -38,6 +41,25 @@ def test_target_maps_say_how_much_stays_under_the_parent():
     texts(draw.target_maps({"one-hot": np.eye(23)}))  # no mass off the diagonal
 
 
+@pytest.mark.parametrize("audio", [True, False])
+def test_the_card_of_a_clip_shows_each_decision_and_frames_the_true_class(audio):
+    members = pd.DataFrame(np.eye(23)[[3, 7]] * 0.7, index=["one", "two"], columns=list(CLASSES))
+    weights = pd.DataFrame({"audio": [0.3, 1], "text": [0.7, 0]}, index=["one", "two"])
+    samples = np.arange(-500, 500, dtype=np.int16) if audio else None
+    figure = posterior_card(np.full(23, 1 / 23), members, weights, 3, "T", samples, 8000)
+    shown = texts(figure)
+    assert f"{CLASSES[3]} 70 %  ✓" in shown and f"{CLASSES[7]} 70 %" in shown and f"{CLASSES[7]} 70 %  ✓" not in shown
+    assert ("no audio" in shown) == (not audio)
+    framed = [label.get_text() for label in figure.axes[1].get_yticklabels() if label.get_bbox_patch()]
+    assert len(framed) == 1 and framed[0].startswith(CLASSES[3] + " ")
+
+
+def test_top_levels_are_framed_in_the_confusion_matrix():
+    figure = confusion_matrix(np.arange(23), np.arange(23))
+    frames = [(patch.get_x(), patch.get_width()) for patch in figure.axes[0].patches]
+    assert frames == [(0, 3), (3, 5), (8, 3), (11, 8), (19, 4)]
+
+
 def test_mixup_with_embeddings_shorter_than_the_picture():
     rng = np.random.default_rng(0)
     target = rng.dirichlet(np.ones(23), 3)
@@ -55,7 +77,9 @@ def test_fusion_weights_where_a_class_or_every_text_is_missing():
 
 def test_severity_and_calibration_and_curves():
     table = pd.DataFrame({"right": [0.7, 1], "right_parent": [0.2, 0], "wrong_parent": [0.1, 0]}, index=["a", "b"])
-    assert "wrong parent" in texts(draw.severity(table))
+    figure = draw.severity(table)
+    assert "wrong parent" in texts(figure) and {"70", "20", "10", "100"} <= set(texts(figure).split())
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["b", "a"]  # a above b
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet(np.ones(23), 50)
     _, bins = expected_calibration_error(probabilities, rng.integers(0, 23, 50), bins=10)
