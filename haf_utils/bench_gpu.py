@@ -16,13 +16,14 @@ import soundfile
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from haf_utils.audio import build_store
+from haf_utils.audio import prepare
 from haf_utils.bench_alternatives import clip_tokenizer
 from haf_utils.bench_rows import texts_of
 from haf_utils.clap import ClapNetwork
 from haf_utils.corpus import Corpus
 from haf_utils.fast.threads import ahead
 from haf_utils.inputs import LiveInputs
+from haf_utils.io.store import build_store
 from haf_utils.losses import hierarchical_targets, soft_cross_entropy
 from haf_utils.model import ClapBackbone, HafClassifier, Model
 from haf_utils.profiles import ClapConfig
@@ -86,7 +87,7 @@ def _corpus(folder: Path, config: ClapConfig, texts: list[str]) -> Corpus:
         soundfile.write(folder / f"{row}.wav", noise, config.audio.sample_rate)
     table = pd.DataFrame({"sound_id": [str(row) for row in rows], "path": [folder / f"{row}.wav" for row in rows]})
     table = table.assign(label=np.arange(len(texts)) % len(CLASSES), text=texts, origin="bsd10k", readable=True)
-    store = build_store(table, folder, config.audio.sample_rate, progress=False)
+    store = build_store(table, folder, config.audio.sample_rate, prepare, progress=False)
     return Corpus(table, {"bsd10k": store}, None, table.iloc[:0], ())
 
 

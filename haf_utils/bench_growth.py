@@ -19,11 +19,12 @@ import pandas as pd
 import soundfile
 import torch
 
-from haf_utils.audio import build_store
+from haf_utils.audio import prepare
 from haf_utils.clap import ClapNetwork
 from haf_utils.config import FinetuneConfig, resolve
 from haf_utils.corpus import Corpus
 from haf_utils.inputs import LiveInputs
+from haf_utils.io.store import build_store
 from haf_utils.model import ClapBackbone, HafClassifier, Model
 from haf_utils.profiles import AudioConfig, ClapConfig
 from haf_utils.regularizers import Ema
@@ -87,7 +88,9 @@ def measure(folder: str, count: int) -> dict[str, float]:
     table["path"] = [str(Path(folder) / f"{row}.wav") for row in range(count)]
     table = table.assign(label=np.arange(count) % len(CLASSES), text="a", origin="bsd10k", uploader="", readable=True)
     with TemporaryDirectory() as scratch:
-        store, store_seconds, store_memory = watched(lambda: build_store(table, scratch, _RATE, progress=False))
+        store, store_seconds, store_memory = watched(
+            lambda: build_store(table, scratch, _RATE, prepare, progress=False)
+        )
         corpus = Corpus(table, {"bsd10k": store}, None, table.iloc[:0], ())
         tokens = [[0, 4, 2]] * count
         inputs = LiveInputs(corpus, _WINDOW, tokens, np.ones(count, np.float32), "cpu", "fp32")

@@ -11,12 +11,13 @@ import numpy as np
 import pandas as pd
 
 from haf_utils.assembly import checkpoint_digest, checkpoint_of, code_digest
-from haf_utils.audio import AudioStore, build_store
+from haf_utils.audio import prepare
 from haf_utils.captions import fsd50k_caption, nsynth_caption
 from haf_utils.clap import Clap, load_clap, save_clap
 from haf_utils.datasets import load_bsd, load_evaluation, load_fsd50k, load_nsynth, without
 from haf_utils.fingerprint import fingerprints, matches
 from haf_utils.inputs import clip_generator
+from haf_utils.io.store import AudioStore, build_store
 from haf_utils.pretraining import caption_group, pretrain, retrieval_scores
 from haf_utils.profiles import Pretraining, profile
 from haf_utils.workspace import Workspace, finetune_config
@@ -84,7 +85,7 @@ def captioned(space: Workspace, seed: int = 0, notes: int = NOTES) -> Captioned:
     for table in tables:
         source = table["source"].iat[0]
         root = Path(space.scratch) / "stores" / source
-        stores[source] = build_store(table, root, sizes.clap.audio.sample_rate)
+        stores[source] = build_store(table, root, sizes.clap.audio.sample_rate, prepare)
         removed[f"{source} recordings that cannot be read"] = len(stores[source].lost)
     joined = pd.concat(tables, ignore_index=True)[["sound_id", "source", "path", "captions", "held_out"]]
     joined = joined[[row.sound_id in stores[row.source] and len(row.captions) > 0 for row in joined.itertuples()]]

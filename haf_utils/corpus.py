@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from haf_utils.audio import AudioStore, build_store
+from haf_utils.audio import prepare
 from haf_utils.captions import add_text
 from haf_utils.datasets import load_bsd, load_evaluation, load_features, without
 from haf_utils.folds import grouped_folds, official_folds
+from haf_utils.io.store import AudioStore, build_store
 from haf_utils.runs import write_beside
 
 __all__ = ["FOLDS", "PARTS", "SPLITS", "Corpus", "load_corpus"]
@@ -113,7 +114,7 @@ def load_corpus(dataset: str, extra: str = "", evaluation: str = "", stores: str
 
     if tables[0]["path"].notna().any():
         built = {
-            origin: build_store(table, Path(stores) / Path(root).resolve().name, sample_rate)
+            origin: build_store(table, Path(stores) / Path(root).resolve().name, sample_rate, prepare)
             for table, (origin, root) in zip(tables, roots.items(), strict=True)
         }
         features = None

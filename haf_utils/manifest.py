@@ -18,8 +18,8 @@ import pandas as pd
 import soundfile
 from filelock import FileLock
 
-from haf_utils.audio import cut_short
 from haf_utils.decoding import decoded
+from haf_utils.io.recordings import cut_short
 from haf_utils.progress import bar
 
 __all__ = ["FIELDS", "default_path", "measure", "update"]

@@ -1,13 +1,6 @@
 """Decoding, preparation, windows, and a store that survives what happens to files and processes."""
 
-import os
-import signal
-import subprocess
-import sys
-import textwrap
-
 import numpy as np
-import pandas as pd
 import pytest
 import soundfile
 from conftest import need_shared
@@ -15,34 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from haf_utils import audio
-from haf_utils.audio import (
-    AudioError,
-    build_store,
-    decode,
-    fixed_windows,
-    prepare,
-    random_window,
-    repeat_pad,
-    to_float,
-    windows,
-)
+from haf_utils.audio import AudioError, decode, fixed_windows, prepare, random_window, repeat_pad, to_float, windows
 
 RATE = 16_000
 
 
 def tone(frames=4000, seed=0) -> np.ndarray:
     return 0.3 * np.random.default_rng(seed).standard_normal(frames).astype(np.float32)
-
-
-@pytest.fixture
-def clips(tmp_path):
-    """Twelve readable clips as a clips table."""
-    rows = []
-    for number in range(12):
-        path = tmp_path / f"{number}.flac"
-        soundfile.write(path, tone(2000 + 100 * number, number), RATE)
-        rows.append((f"{number:03d}", str(path)))
-    return pd.DataFrame(rows, columns=["sound_id", "path"])
 
 
 # Decoding and preparation ---------------------------------------------------------------------------------------------
@@ -157,141 +129,6 @@ def test_views_of_a_short_clip_differ():
     samples = (30_000 * tone(50)).astype(np.int16)
     views = {view(samples, 200, seed).tobytes() for seed in range(5)}
     assert len(views) > 1
-
-
-# The store ------------------------------------------------------------------------------------------------------------
-
-
-def test_the_store_holds_every_clip_as_prepared(clips, tmp_path, capsys):
-    store = build_store(clips, tmp_path / "store", 8_000)
-    assert len(store) == len(clips) and store.sample_rate == 8_000 and store.lost.empty
-    for sound_id, path in clips.itertuples(index=False):
-        np.testing.assert_array_equal(store.samples(sound_id), prepare(path, 8_000))
-        assert sound_id in store
-    assert "12 clips" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="read-only"):
-        store.samples("000")[0] = 1
-    with pytest.raises(KeyError):
-        store.samples("nobody")
-    assert isinstance(store.samples("000").base, np.memmap) or isinstance(store._samples.base, np.memmap)
-
-
-def test_nothing_is_decoded_twice_and_a_changed_file_is(clips, tmp_path, monkeypatch):
-    build_store(clips, tmp_path / "store", RATE)
-    decoded = []
-    original = audio.prepare
-    monkeypatch.setattr(audio, "prepare", lambda path, rate: decoded.append(path) or original(path, rate))
-    build_store(clips, tmp_path / "store", RATE)
-    assert decoded == []
-    changed = clips["path"][4]
-    soundfile.write(changed, tone(999, 99), RATE)
-    store = build_store(clips, tmp_path / "store", RATE)
-    assert decoded == [changed]
-    np.testing.assert_array_equal(store.samples("004"), original(changed, RATE))
-    np.testing.assert_array_equal(store.samples("005"), original(clips["path"][5], RATE))
-    build_store(clips, tmp_path / "store", 8_000)
-    assert len(decoded) == 1 + len(clips)
-
-
-def test_part_of_a_table_uses_the_same_store(clips, tmp_path, monkeypatch):
-    build_store(clips, tmp_path / "store", RATE)
-    monkeypatch.setattr(audio, "prepare", None)
-    store = build_store(clips[::-2], tmp_path / "store", RATE)
-    assert store.index["sound_id"].tolist() == clips["sound_id"][::-2].tolist()
-
-
-def test_samples_nobody_wants_any_more_do_not_pile_up(clips, tmp_path):
-    for seed in range(4):
-        for path in clips["path"]:
-            soundfile.write(path, tone(4000, seed), RATE)
-        store = build_store(clips, tmp_path / "store", RATE)
-        np.testing.assert_array_equal(store.samples("003"), prepare(clips["path"][3], RATE))
-    assert (tmp_path / "store" / str(RATE) / "samples.int16").stat().st_size == 2 * 4000 * len(clips)
-
-
-def test_lost_clips_are_listed_with_reasons_and_the_job_goes_on(clips, tmp_path):
-    soundfile.write(clips["path"][1], np.zeros(500), RATE)
-    os.remove(clips["path"][7])
-    store = build_store(clips, tmp_path / "store", RATE)
-    assert store.lost["sound_id"].tolist() == ["001", "007"]
-    assert store.lost["reason"].tolist() == ["silent", "missing"]
-    assert len(store) == 10 and "001" not in store
-    soundfile.write(clips["path"][7], tone(), RATE)  # it comes back
-    assert "007" in build_store(clips, tmp_path / "store", RATE)
-
-
-def test_too_many_lost_clips_stop_the_job(clips, tmp_path):
-    for path in clips["path"][:4]:
-        os.remove(path)
-    with pytest.raises(ValueError, match=r"4 of 12 clips cannot be used \(\{'missing': 4\}\)"):
-        build_store(clips, tmp_path / "store", RATE)
-    assert len(build_store(clips, tmp_path / "store", RATE, max_lost=0.5)) == 8
-
-
-def test_bad_tables_and_full_disks_are_said(clips, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="'000' occurs more than once"):
-        build_store(pd.concat([clips, clips[:1]]), tmp_path / "store", RATE)
-    monkeypatch.setattr(audio.shutil, "disk_usage", lambda folder: _Usage)
-    with pytest.raises(OSError, match="make room or choose another scratch"):
-        build_store(clips, tmp_path / "store", RATE)
-
-
-class _Usage:
-    free = 1000
-
-
-def test_a_killed_build_goes_on_where_it_stopped(clips, tmp_path):
-    """A process dies by SIGKILL in its second chunk; half a line and stray samples are left behind."""
-    clips.to_csv(tmp_path / "clips.csv", index=False)
-    program = f"""
-        import os, signal
-        import pandas as pd
-        from haf_utils import audio
-        audio._CHUNK = 4
-        original, calls = audio.prepare, []
-        def prepare(path, rate):
-            calls.append(path)
-            if len(calls) == 7:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return original(path, rate)
-        audio.prepare = prepare
-        table = pd.read_csv({str(tmp_path / "clips.csv")!r}, dtype=str)
-        audio.build_store(table, {str(tmp_path / "store")!r}, {RATE}, workers=1)
-    """
-    killed = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-    folder = tmp_path / "store" / str(RATE)
-    assert (folder / "index.csv").read_text().count("\n") == 4
-    with open(folder / "index.csv", "a") as file:
-        file.write('004,"/some/pa')
-    with open(folder / "samples.int16", "ab") as file:
-        file.write(b"stray")
-    decoded = []
-    original = audio.prepare
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(audio, "prepare", lambda path, rate: decoded.append(path) or original(path, rate))
-        store = build_store(clips, tmp_path / "store", RATE)
-    assert sorted(decoded) == sorted(clips["path"][4:])
-    for sound_id, path in clips.itertuples(index=False):
-        np.testing.assert_array_equal(store.samples(sound_id), original(path, RATE))
-
-
-def test_two_builds_at_once_make_one_store(clips, tmp_path):
-    clips.to_csv(tmp_path / "clips.csv", index=False)
-    program = f"""
-        import pandas as pd
-        from haf_utils.audio import build_store
-        table = pd.read_csv({str(tmp_path / "clips.csv")!r}, dtype=str)
-        print(len(build_store(table, {str(tmp_path / "store")!r}, {RATE})))
-    """
-    both = [
-        subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True)
-        for _ in range(2)
-    ]
-    outputs = [process.communicate()[0] for process in both]
-    assert all(output.endswith("12\n") for output in outputs)
-    assert sum("audio store:" in output for output in outputs) == 1
-    assert (tmp_path / "store" / str(RATE) / "index.csv").read_text().count("\n") == 12
 
 
 def test_a_wav_that_is_cut_short_or_hours_long_is_refused(tmp_path):
