@@ -16,8 +16,9 @@ import numpy as np
 import pandas as pd
 
 from haf_utils.config import WHERE, FinetuneConfig, differing, resolve
+from haf_utils.io.files import atomic_write
 from haf_utils.metrics import confusion, error_severity, scores_from_confusion
-from haf_utils.runs import Run, RunError, finished, load_run, write_beside
+from haf_utils.runs import Run, RunError, finished, load_run
 from haf_utils.statistics import Difference, bootstrap, decimals, interval, mcnemar, paired_difference
 
 __all__ = [
@@ -274,4 +275,4 @@ def verdict(difference: Mapping | Difference, metric: str = "hF") -> str:
 
 def write_table(table: pd.DataFrame, folder: Path | str) -> None:
     """Write all comparisons to `<folder>/ablations.csv`."""
-    write_beside(Path(folder) / "ablations.csv", lambda path: table.to_csv(path))
+    atomic_write(Path(folder) / "ablations.csv", lambda path: table.to_csv(path))

@@ -16,10 +16,10 @@ from haf_utils.clap import Clap, ClapNetwork, load_clap, load_tokenizer
 from haf_utils.config import FinetuneConfig
 from haf_utils.corpus import Corpus, load_corpus
 from haf_utils.inputs import CachedInputs, LiveInputs
+from haf_utils.io.files import atomic_write
 from haf_utils.model import ClapBackbone, HafClassifier, LinearClassifier, Model, PasstBackbone, TextAuxClassifier
 from haf_utils.passt import build_passt
 from haf_utils.profiles import REPOSITORY, Profile, profile
-from haf_utils.runs import write_beside
 
 __all__ = [
     "assemble",
@@ -128,7 +128,7 @@ def embeddings(
         audio[readable] = clap.embed_audio([corpus.samples(row) for row in readable])
         present = np.flatnonzero(corpus.presence)
         text[present] = clap.embed_text(corpus.table["text"].iloc[present].tolist())
-        write_beside(file, lambda path: np.savez(path, audio=audio, text=text))
+        atomic_write(file, lambda path: np.savez(path, audio=audio, text=text))
     with np.load(file) as arrays:
         return arrays["audio"], arrays["text"]
 

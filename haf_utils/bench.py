@@ -29,10 +29,10 @@ from haf_utils import plots
 from haf_utils.bench_gpu import gpu_table
 from haf_utils.bench_growth import growth
 from haf_utils.bench_rows import FULL, QUICK, ROWS, Row, bf16_pays
+from haf_utils.io.files import atomic_write, write_json
 from haf_utils.plots_bench import growth_figure, ratio_figure
 from haf_utils.profiles import REPOSITORY
 from haf_utils.publish import publish_table
-from haf_utils.runs import write_beside, write_json
 from haf_utils.workspace import make_embedded
 
 __all__ = ["machine", "main", "stages", "table"]
@@ -172,14 +172,14 @@ def main(arguments: list[str] | None = None) -> int:
         record["gpu"] = gpu.to_dict("records")
     write_json(folder / ("bench.json" if rows else "gpu.json"), record)
     if rows:
-        write_beside(folder / "bench.csv", lambda path: shown.to_csv(path, index=False))
+        atomic_write(folder / "bench.csv", lambda path: shown.to_csv(path, index=False))
         plots.style()
         plt.close(plots.save(ratio_figure(rows, about), folder, "bench"))
     print(f"results in {folder}")
     if given.growth:
         grown = growth()
         print(grown.to_string(index=False))
-        write_beside(folder / "growth.csv", lambda path: grown.to_csv(path, index=False))
+        atomic_write(folder / "growth.csv", lambda path: grown.to_csv(path, index=False))
         plt.close(plots.save(growth_figure(grown), folder, "bench_growth"))
     if given.publish:
         figures = ["bench.png", "bench.csv"] + (["bench_growth.png", "growth.csv"] if given.growth else [])

@@ -25,7 +25,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from haf_utils.runs import write_beside
+from haf_utils.io.files import atomic_write
 
 __all__ = ["CheckpointError", "match_state", "read_pickle", "read_state", "safetensors_copy", "write_state"]
 
@@ -200,7 +200,7 @@ def write_state(state: Mapping[str, torch.Tensor], path) -> None:
             raise OSError(f"{path} could not be written: {error}") from error
         beside.chmod(0o644)  # the library makes it readable for its owner alone
 
-    write_beside(path, write)
+    atomic_write(path, write)
 
 
 def safetensors_copy(path) -> Path:

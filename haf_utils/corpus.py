@@ -18,8 +18,8 @@ from haf_utils.audio import prepare
 from haf_utils.captions import add_text
 from haf_utils.datasets import load_bsd, load_evaluation, load_features, without
 from haf_utils.folds import grouped_folds, official_folds
+from haf_utils.io.files import atomic_write
 from haf_utils.io.store import AudioStore, build_store
-from haf_utils.runs import write_beside
 
 __all__ = ["FOLDS", "PARTS", "SPLITS", "Corpus", "load_corpus"]
 
@@ -119,7 +119,7 @@ def load_corpus(dataset: str, extra: str = "", evaluation: str = "", stores: str
         }
         features = None
         lost = pd.concat([store.lost.assign(origin=origin) for origin, store in built.items()], ignore_index=True)
-        write_beside(Path(stores) / "lost.csv", lambda path: lost.to_csv(path, index=False))
+        atomic_write(Path(stores) / "lost.csv", lambda path: lost.to_csv(path, index=False))
     elif (Path(dataset) / "features").is_dir():
         built = {}
         for origin in [origin for origin, root in roots.items() if not (Path(root) / "features").is_dir()]:

@@ -22,9 +22,9 @@ import pandas as pd
 import papermill
 from nbclient.exceptions import DeadKernelError
 
+from haf_utils.io.files import write_json
 from haf_utils.preflight import PreflightError, preflight
 from haf_utils.profiles import PROFILES, REPOSITORY, profile
-from haf_utils.runs import write_json
 from haf_utils.workspace import Workspace, workspace
 
 __all__ = ["main"]

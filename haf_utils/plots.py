@@ -17,8 +17,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from haf_utils.io.files import atomic_write
 from haf_utils.metrics import confusion
-from haf_utils.runs import write_beside
 from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS, TOP_NAMES
 
 __all__ = [
@@ -58,7 +58,7 @@ def style() -> None:
 def save(figure: Figure, folder: str | Path, name: str) -> Figure:
     """Write `figure` to `<folder>/<name>.png` atomically and return it, for the notebook to show."""
     # Without the software's version in the file, the same figure gives the same bytes.
-    write_beside(Path(folder) / f"{name}.png", lambda path: figure.savefig(path, metadata={"Software": None}))
+    atomic_write(Path(folder) / f"{name}.png", lambda path: figure.savefig(path, metadata={"Software": None}))
     return figure
 
 

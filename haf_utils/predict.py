@@ -29,11 +29,12 @@ from haf_utils.datasets import EXTENSIONS, read_csv
 from haf_utils.decoding import decoded
 from haf_utils.inference import average_probabilities, predict
 from haf_utils.inputs import LiveInputs
+from haf_utils.io.files import atomic_write
 from haf_utils.model import ClapBackbone, Model, PasstBackbone
 from haf_utils.passt import build_passt
 from haf_utils.profiles import profile
 from haf_utils.progress import bar
-from haf_utils.runs import Predictions, Run, RunError, load_run, write_beside
+from haf_utils.runs import Predictions, Run, RunError, load_run
 from haf_utils.taxonomy import CLASSES, NAMES
 
 __all__ = ["Loaded", "classify_files", "find_recordings", "load_system", "predict_again", "read_texts"]
@@ -294,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if given.out:  # before anything is printed, to whomever stops reading
-        write_beside(given.out, lambda path: table.to_csv(path, index=False, float_format="%.6f"))
+        atomic_write(given.out, lambda path: table.to_csv(path, index=False, float_format="%.6f"))
     for _, row in table.iterrows():
         print(f"{row['file']}\n    {row['problem'] and 'not classified: ' + row['problem'] or _top_three(row)}")
     if given.out:

@@ -17,8 +17,8 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
+from haf_utils.io.files import atomic_write
 from haf_utils.profiles import REPOSITORY
-from haf_utils.runs import write_beside
 
 __all__ = ["main", "publish_notebook", "publish_table", "with_table"]
 
@@ -59,7 +59,7 @@ def publish_notebook(source: Path, executed: Path) -> None:
         raise PublishError(f"{source.name} shows a path of this machine: {home[0]}")
     if len(text) > _LIMIT:
         raise PublishError(f"{source.name} would have {len(text) / 1e6:.1f} MB: draw its figures smaller")
-    write_beside(source, lambda path: path.write_text(text, "utf-8"))
+    atomic_write(source, lambda path: path.write_text(text, "utf-8"))
 
 
 def _without_chance(text: str) -> str:
@@ -90,7 +90,7 @@ def publish_table(table: pd.DataFrame, name: str, note: str = "") -> None:
     """Write `table` and its `note` into README.md, as `with_table` does."""
     readme = REPOSITORY / "README.md"
     text = with_table(readme.read_text("utf-8"), table, name, note)
-    write_beside(readme, lambda path: path.write_text(text, "utf-8"))
+    atomic_write(readme, lambda path: path.write_text(text, "utf-8"))
     print("README.md")
 
 

@@ -14,7 +14,6 @@
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -24,9 +23,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from haf_utils.io.files import atomic_write
 from haf_utils.taxonomy import CLASSES
 
-__all__ = ["Predictions", "Run", "RunError", "finished", "list_runs", "load_run", "write_beside", "write_json"]
+__all__ = ["Predictions", "Run", "RunError", "finished", "list_runs", "load_run"]
 
 
 class RunError(ValueError):
@@ -70,26 +70,6 @@ class Run:
         return self.predictions[part]
 
 
-def write_beside(path: Path | str, write: Callable[[Path], None]) -> None:
-    """Call `write(temporary path)` and rename the result to `path`: a reader sees the old file or the new, never half.
-
-    A failing `write` (a full disk, say) leaves the old file as it was.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        write(beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def write_json(path: Path | str, content: dict) -> None:
-    """Write `content` as indented JSON, beside and renamed."""
-    write_beside(path, lambda p: p.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8"))
-
-
 def write_predictions(path: Path | str, predictions: dict[str, Predictions]) -> None:
     """All parts into one .npz, posteriors as float32, with the class codes that their columns mean."""
     arrays: dict[str, np.ndarray] = {"classes": np.array(CLASSES)}
@@ -97,7 +77,7 @@ def write_predictions(path: Path | str, predictions: dict[str, Predictions]) -> 
         arrays |= {f"{part}_ids": p.ids.astype(str), f"{part}_labels": p.labels.astype(np.int64)}
         for name in ("posteriors", "plain", "weights"):
             arrays[f"{part}_{name}"] = getattr(p, name).astype(np.float32)
-    write_beside(path, lambda p: np.savez_compressed(p, **arrays))
+    atomic_write(path, lambda p: np.savez_compressed(p, **arrays))
 
 
 def read_predictions(path: Path | str) -> dict[str, Predictions]:

@@ -20,8 +20,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from haf_utils.io.files import atomic_write
 from haf_utils.metrics import check_probabilities
-from haf_utils.runs import write_beside
 from haf_utils.taxonomy import CLASSES, to_labels
 
 __all__ = ["COLUMNS", "file_names", "read_ids", "validate", "write", "write_metadata"]
@@ -110,7 +110,7 @@ def write(path: Path | str, ids: Sequence, probabilities, labels=None, overwrite
     # float32 posteriors can exceed 1 by a rounding error, which the validator would refuse.
     scores = np.clip(probabilities[np.arange(len(ids)), chosen], 0, 1)
     table = pd.DataFrame(dict(zip(COLUMNS, (ids, np.array(CLASSES)[chosen], scores), strict=True)))
-    write_beside(path, lambda p: table.to_csv(p, index=False, float_format="%.6f", lineterminator="\n"))
+    atomic_write(path, lambda p: table.to_csv(p, index=False, float_format="%.6f", lineterminator="\n"))
 
 
 def _row_problems(row: list[str], expected: set[str] | None) -> list[str]:
@@ -262,7 +262,7 @@ def write_metadata(
         },
     }
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
-    write_beside(path, lambda p: p.write_text(text, encoding="utf-8"))
+    atomic_write(path, lambda p: p.write_text(text, encoding="utf-8"))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

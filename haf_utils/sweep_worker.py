@@ -27,7 +27,7 @@ from submitit.helpers import DelayedSubmission
 
 from haf_utils.assembly import assemble
 from haf_utils.config import FinetuneConfig, resolve
-from haf_utils.runs import write_beside
+from haf_utils.io.files import atomic_write
 from haf_utils.training import finetune
 
 __all__ = ["Worker"]
@@ -91,7 +91,7 @@ class Worker:
             raise
         except Exception:
             text = traceback.format_exc()
-            write_beside(error_file, lambda path: path.write_text(text, "utf-8"))
+            atomic_write(error_file, lambda path: path.write_text(text, "utf-8"))
             self._mark(config.name, "failed").touch()
         else:
             error_file.unlink(missing_ok=True)

@@ -32,9 +32,10 @@ from submitit.helpers import environment_variables
 from haf_utils.assembly import corpus_of, digests_of
 from haf_utils.config import FinetuneConfig, resolve
 from haf_utils.decoding import cores
+from haf_utils.io.files import atomic_write
 from haf_utils.profiles import PROFILES
 from haf_utils.progress import bar, line
-from haf_utils.runs import finished, write_beside
+from haf_utils.runs import finished
 from haf_utils.sweep_worker import Worker
 from haf_utils.training import recorded
 from haf_utils.workspace import finetune_config, workspace
@@ -252,7 +253,7 @@ def _watch(jobs, pending, folder: Path, slurm: Slurm | None, quiet: bool) -> dic
     for config in pending:
         if config.name in marks["claimed"] - marks["done"] - marks["failed"]:
             text = f"The worker that did this run was killed (out of memory?); its log is in {folder / 'logs'}\n"
-            write_beside(
+            atomic_write(
                 Path(config.runs) / config.name / "error.txt", lambda path, text=text: path.write_text(text, "utf-8")
             )
             marks["failed"].add(config.name)

@@ -27,13 +27,14 @@ from haf_utils.corpus import PARTS, Corpus
 from haf_utils.fast.threads import ahead
 from haf_utils.inference import classify, embed_rows, predict
 from haf_utils.inputs import CachedInputs, LiveInputs, clip_generator, torch_seed
+from haf_utils.io.files import atomic_write, write_json
 from haf_utils.losses import soft_cross_entropy, targets, top_level_cross_entropy
 from haf_utils.metrics import hierarchical_scores
 from haf_utils.model import Model
 from haf_utils.profiles import profile
 from haf_utils.progress import bar, line
 from haf_utils.regularizers import Ema, add_noise, drop_texts, mixup
-from haf_utils.runs import Predictions, RunError, finished, write_beside, write_json, write_predictions
+from haf_utils.runs import Predictions, RunError, finished, write_predictions
 from haf_utils.taxonomy import CLASSES
 
 __all__ = ["SCORED", "FinetuneConfig", "close_run", "finetune", "open_run", "recorded"]
@@ -96,7 +97,7 @@ def open_run(config: FinetuneConfig, corpus: Corpus, digests: dict, quiet: bool 
     write_json(folder / "config.json", _record(config, digests))
     ids = corpus.table["sound_id"].to_numpy().astype(str)
     split = pd.DataFrame([(ids[row], name) for name in PARTS for row in rows[name]], columns=["sound_id", "part"])
-    write_beside(folder / "split.csv", lambda path: split.to_csv(path, index=False))
+    atomic_write(folder / "split.csv", lambda path: split.to_csv(path, index=False))
     return rows
 
 
@@ -112,11 +113,11 @@ def close_run(
 
     training_labels (N,): of the clips trained on; started: `time.monotonic()` when training began.
     """
-    write_beside(folder / "history.csv", lambda path: history.to_csv(path, index=False))
+    atomic_write(folder / "history.csv", lambda path: history.to_csv(path, index=False))
     write_predictions(folder / "predictions.npz", predictions)
     if model is not None:
         weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-        write_beside(folder / "model.safetensors", lambda path: save_file(weights, path))
+        atomic_write(folder / "model.safetensors", lambda path: save_file(weights, path))
     scores = {
         name: hierarchical_scores(p.labels, p.probabilities.argmax(1))
         for name, p in predictions.items()
@@ -316,7 +317,7 @@ def _save(resume, system, ema, optimiser, scheduler, state) -> None:
         "scheduler": scheduler.state_dict(),
         "state": state,
     }
-    write_beside(resume, lambda path: torch.save(content, path))
+    atomic_write(resume, lambda path: torch.save(content, path))
 
 
 def _validate(config, corpus: Corpus, system: Model, inputs: CachedInputs | LiveInputs, rows: np.ndarray) -> dict:

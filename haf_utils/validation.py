@@ -20,7 +20,7 @@ import pandas as pd
 
 from haf_utils import manifest as manifests
 from haf_utils.datasets import audio_files, load
-from haf_utils.runs import write_json
+from haf_utils.io.files import write_json
 
 __all__ = ["CATEGORIES", "NOTES", "Report", "main", "validate"]
 

@@ -21,9 +21,10 @@ from haf_utils.ablations import (
     without_tta,
 )
 from haf_utils.config import FinetuneConfig, resolve
+from haf_utils.io.files import write_json
 from haf_utils.metrics import hierarchical_scores
 from haf_utils.plots_ablations import data_curves, forest, severity_bars
-from haf_utils.runs import Predictions, write_json, write_predictions
+from haf_utils.runs import Predictions, write_predictions
 from haf_utils.statistics import Difference
 from haf_utils.sweeps import grid
 from haf_utils.taxonomy import CLASSES, siblings

@@ -8,9 +8,10 @@ import soundfile
 
 from haf_utils.assembly import SHIPPED
 from haf_utils.config import FinetuneConfig
+from haf_utils.io.files import write_json
 from haf_utils.predict import classify_files, find_recordings, load_system, main, predict_again, read_texts
 from haf_utils.profiles import REPOSITORY, profile
-from haf_utils.runs import RunError, load_run, write_json
+from haf_utils.runs import RunError, load_run
 from haf_utils.taxonomy import CLASSES
 from haf_utils.training import finetune
 

@@ -4,17 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from haf_utils.runs import (
-    Predictions,
-    RunError,
-    finished,
-    list_runs,
-    load_run,
-    read_predictions,
-    write_beside,
-    write_json,
-    write_predictions,
-)
+from haf_utils.io.files import atomic_write, write_json
+from haf_utils.runs import Predictions, RunError, finished, list_runs, load_run, read_predictions, write_predictions
 from haf_utils.taxonomy import CLASSES
 
 
@@ -135,6 +126,6 @@ def test_a_failing_write_leaves_the_old_file(tmp_path):
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        write_beside(tmp_path / "a.json", fail)
+        atomic_write(tmp_path / "a.json", fail)
     assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"x": "ü"}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
