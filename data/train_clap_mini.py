@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from haf_utils.captions import freesound_text
 from haf_utils.clap import Clap, ClapNetwork, load_clap, pad_tokens, roberta_tokenizer, save_clap
-from haf_utils.ema import Ema
-from haf_utils.pretraining import caption_group, contrastive_loss, launch, pretrain, retrieval_scores
+from haf_utils.pretraining import caption_group, contrastive_loss, pretrain, retrieval_scores
 from haf_utils.profiles import PROFILES, REPOSITORY, Pretraining
+from haf_utils.regularizers import Ema
 from haf_utils.taxonomy import NAMES, TOP_NAMES
 
 SEED = 1000  # of the generator; embedded datasets have seeds below
@@ -143,7 +143,6 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the weights and the order")
     parser.add_argument("--precision", default="bf16", choices=("fp32", "bf16"))
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--processes", type=int, default=2, help="on a CPU, each with its part of every batch")
     parser.add_argument("--scratch", type=Path, default=REPOSITORY / "build" / "clap-mini")
     parser.add_argument("--out", type=Path, default=REPOSITORY / "data" / "clap-mini")
     parser.add_argument("--text", action="store_true", help="the second stage: the text branch alone, from --out")
@@ -154,10 +153,7 @@ def main() -> None:
         tune_text(options)
         return
     begin, config = time.perf_counter(), PROFILES["mini"].clap
-    fabric = launch(options.device, options.processes, options.precision)
-
-    with fabric.rank_zero_first():
-        clips = Clips(options.scratch, options.clips, config.audio.sample_rate)
+    clips = Clips(options.scratch, options.clips, config.audio.sample_rate)
     table = pd.DataFrame(
         {
             "sound_id": [str(number) for number in range(options.clips)],
@@ -181,11 +177,7 @@ def main() -> None:
 
     settings = Pretraining(epochs=options.epochs, batch=options.batch, rate=options.rate, warmup=0.05, ema=0.998)
     stores = {"generator": clips}
-    history = pretrain(
-        clap, training, stores, options.scratch, settings, options.seed, evaluate=evaluate, fabric=fabric
-    )
-    if fabric.global_rank > 0:
-        return
+    history = pretrain(clap, training, stores, options.scratch, settings, options.seed, evaluate=evaluate)
     save_clap(clap.network, tokenizer, options.out, half=True)
     history.round(5).to_csv(options.out / "train.log", index=False)
     digest = hashlib.sha256((options.out / "model.safetensors").read_bytes()).hexdigest()

@@ -28,12 +28,12 @@ import torch.nn.functional as F
 
 from haf_utils.audio import random_window
 from haf_utils.clap import Clap, empty_windows
-from haf_utils.ema import Ema
 from haf_utils.fast.threads import ahead
+from haf_utils.inputs import clip_generator
+from haf_utils.io.files import atomic_write
 from haf_utils.profiles import Pretraining
-from haf_utils.progress import bar, line
-from haf_utils.runs import write_beside
-from haf_utils.systems import clip_generator
+from haf_utils.io.progress import bar, line
+from haf_utils.regularizers import Ema
 
 __all__ = ["caption_group", "contrastive_loss", "plan_epoch", "pretrain", "retrieval_scores"]
 
@@ -237,7 +237,7 @@ def _save(file: Path, identity: str, network, optimizer, ema: Ema, history: list
         "ema": ema.state_dict(),
         "history": history,
     }
-    write_beside(file, lambda path: torch.save(state, path))
+    atomic_write(file, lambda path: torch.save(state, path))
 
 
 def _resume(file: Path, identity: str, network, optimizer, ema: Ema) -> list[dict]:
