@@ -22,9 +22,8 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-import pooch
 import requests
-from fetch import RemoteFile, check_space, fetch
+from fetch import RemoteFile, check_space, fetch, file_digest
 from filelock import FileLock, Timeout
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 from unpack import unpack
@@ -187,7 +186,7 @@ def download_clap(folder: Path | None, only: Iterable[str] = ()) -> list[Path]:
             path = Path(hf_hub_download(repository, name, local_dir=folder))
             # The hub's client compares sizes only. For large files it states a SHA-256, as the entity tag.
             stated = (get_hf_file_metadata(hf_hub_url(repository, name)).etag or "") if plan.will_download else ""
-            if len(stated) == 64 and (found := pooch.file_hash(path, alg="sha256")) != stated:
+            if len(stated) == 64 and (found := file_digest(path, "sha256")) != stated:
                 path.resolve().unlink()
                 raise ValueError(f"{path}: sha256 is {found} but the hub states {stated}; it was deleted")
             print(path)
