@@ -14,16 +14,14 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
-from haf_utils.runs import write_beside
+from haf_utils.io.files import atomic_write
 from haf_utils.taxonomy import CLASSES, to_labels
 
 __all__ = [
     "PARTS",
     "deviation",
     "grouped_folds",
-    "grouped_split",
     "official_folds",
-    "read_split",
     "small_classes",
     "without_uploaders",
     "write_split",
@@ -104,20 +102,6 @@ def grouped_folds(table: pd.DataFrame, seed: int = 0) -> list[Fold]:
     return folds
 
 
-def grouped_split(table: pd.DataFrame, seed: int = 0) -> tuple[Fold, pd.DataFrame]:
-    """The split without shared uploaders that comes closest to official fold 0 -> (train, validation, test), deviation.
-
-    Uploaders are dealt out so that every part has the size and class counts of official fold 0 as nearly as possible;
-    how nearly is the second value (see `deviation`). Where one uploader owns most of a class it cannot be near.
-    """
-    labels, group = to_labels(table.label.to_numpy()), _groups(table)
-    official = official_folds(labels)[0]
-    targets = np.array([np.bincount(labels[rows], minlength=len(CLASSES)) for rows in official])
-    part_of = _partition(_class_counts(group, labels), targets, seed)
-    split = tuple(np.flatnonzero(part_of[group] == part) for part in range(3))
-    return split, deviation(table, split, official)
-
-
 def deviation(table: pd.DataFrame, split: Fold, reference: Fold) -> pd.DataFrame:
     """How far a split is from a reference: a row a part, indexed by its name.
 
@@ -159,27 +143,7 @@ def write_split(path: str | os.PathLike, table: pd.DataFrame, split: Fold) -> No
     for name, rows in zip(PARTS, split, strict=True):
         part[rows] = name
     content = pd.DataFrame({"sound_id": table.sound_id.to_numpy(), "part": part})[part != ""]
-    write_beside(path, lambda beside: content.to_csv(beside, index=False))
-
-
-def read_split(path: str | os.PathLike, table: pd.DataFrame) -> Fold:
-    """Read what `write_split` wrote -> index arrays into `table`.
-
-    Raises ValueError that names ids that are not in the table, occur twice, or have an unknown part.
-    """
-    content = pd.read_csv(path, dtype=str, keep_default_na=False)
-    if not {"sound_id", "part"} <= set(content.columns):
-        raise ValueError(f"{path}: expected the columns sound_id and part, found {', '.join(content.columns)}")
-    row_of = pd.Series(np.arange(len(table)), index=table.sound_id.to_numpy())
-    problems = {
-        "not in the table": content.sound_id[~content.sound_id.isin(row_of.index)],
-        "listed twice": content.sound_id[content.sound_id.duplicated()],
-        f"in a part other than {', '.join(PARTS)}": content.sound_id[~content.part.isin(PARTS)],
-    }
-    for problem, ids in problems.items():
-        if len(ids):
-            raise ValueError(f"{path}: {len(ids)} clips are {problem}: {', '.join(ids[:10])}")
-    return tuple(np.sort(row_of[content.sound_id[content.part == part]].to_numpy()) for part in PARTS)
+    atomic_write(path, lambda beside: content.to_csv(beside, index=False))
 
 
 def _groups(table: pd.DataFrame) -> np.ndarray:

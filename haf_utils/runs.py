@@ -26,7 +26,7 @@ import pandas as pd
 from haf_utils.io.files import atomic_write
 from haf_utils.taxonomy import CLASSES
 
-__all__ = ["Predictions", "Run", "RunError", "finished", "list_runs", "load_run"]
+__all__ = ["Predictions", "Run", "RunError", "finished", "load_run"]
 
 
 class RunError(ValueError):
@@ -137,8 +137,3 @@ def _read(path: Path, read: Callable[[Path], object]):
         return read(path)
     except ValueError as error:  # pandas' and json's errors are ValueErrors
         raise RunError(f"{path} is damaged ({error}): delete its run folder and train again") from error
-
-
-def list_runs(folder: Path | str) -> list[Run]:
-    """All finished runs directly under `folder`, sorted by name; none where there is no such folder yet."""
-    return [load_run(path) for path in sorted(Path(folder).glob("*")) if path.is_dir() and finished(path)]

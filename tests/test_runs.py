@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from haf_utils.io.files import atomic_write, write_json
-from haf_utils.runs import Predictions, RunError, finished, list_runs, load_run, read_predictions, write_predictions
+from haf_utils.runs import Predictions, RunError, finished, load_run, read_predictions, write_predictions
 from haf_utils.taxonomy import CLASSES
 
 
@@ -106,16 +106,13 @@ def test_a_file_cut_to_nothing_is_named(run, name):
         load_run(run)
 
 
-def test_only_finished_runs_are_listed(run):
+def test_a_run_is_finished_with_its_metrics(run):
     other = run.with_name("b")
     other.mkdir()
-    (run.parent / "a file").write_text("")
     assert not finished(other) and finished(run)
-    assert [found.name for found in list_runs(run.parent)] == [run.name]
     write_json(other / "metrics.json", {})
     with pytest.raises(RunError, match="b is not a finished run"):
-        list_runs(run.parent)
-    assert list_runs(run.parent / "no such folder") == []
+        load_run(other)
 
 
 def test_a_failing_write_leaves_the_old_file(tmp_path):
