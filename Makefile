@@ -42,7 +42,7 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 install: $(VENV)/.installed  ## build .venv from the pinned requirements
 
 run: install  ## the main job: dataset, notebooks, results table (6 minutes on two cores)
-	@$(BIN)/python -m haf_utils.pipeline --data "$(DATA)" --extra "$(EXTRA)" --evaluation "$(EVALUATION)" \
+	@$(BIN)/python -m tools.run_notebooks --data "$(DATA)" --extra "$(EXTRA)" --evaluation "$(EVALUATION)" \
 		--fsd50k "$(FSD50K)" --nsynth "$(NSYNTH)" \
 		--profile "$(PROFILE)" --device "$(DEVICE)" --runs "$(RUNS)" --scratch "$(SCRATCH)" $(ARGS)
 
@@ -54,10 +54,10 @@ lab: install  ## open JupyterLab on the notebooks
 
 figures:  ## publish figures and notebook outputs of the embedded run, three seeds a variant, into figures/ and notebooks/
 	@$(MAKE) --no-print-directory run ARGS="--seeds 3 $(ARGS)"
-	@$(BIN)/python -m haf_utils.publish --runs "$(RUNS)"
+	@$(BIN)/python -m tools.publish --runs "$(RUNS)"
 
 bench: install  ## measure the speed against the alternatives (QUICK=1: about a minute, rough)
-	@$(BIN)/python -m haf_utils.bench --runs "$(RUNS)" $(if $(QUICK),--quick) $(ARGS)
+	@$(BIN)/python -m benchmarks --runs "$(RUNS)" $(if $(QUICK),--quick) $(ARGS)
 
 lint: install  ## ruff, for code and notebooks
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

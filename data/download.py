@@ -23,10 +23,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 import requests
-from fetch import RemoteFile, check_space, fetch, file_digest
 from filelock import FileLock, Timeout
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-from unpack import unpack
+from transfer.fetch import RemoteFile, check_space, fetch, file_digest
+from transfer.unpack import unpack
 
 from haf_utils.profiles import REPOSITORY
 

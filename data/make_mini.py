@@ -26,12 +26,12 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from mini_labels import DESCRIPTIONS, EVENTS, VOCABULARY, smear
-from mini_plan import PLAN, SIZES, SOUND, TEXT, Note, generator, plan, plan_clips
-from mini_texts import OTHER_SYLLABLES, freesound_metadata, make_uploaders
-from synthesis import record, synthesise
-from synthesis_notes import NOTES
-from synthesis_parts import Draw, band, normalise, reverb
+from generator.labels import DESCRIPTIONS, EVENTS, VOCABULARY, smear
+from generator.notes import NOTES
+from generator.parts import Draw, band, normalise, reverb
+from generator.plan import PLAN, SIZES, SOUND, TEXT, Note, generator, plan, plan_clips
+from generator.synthesis import record, synthesise
+from generator.texts import OTHER_SYLLABLES, freesound_metadata, make_uploaders
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from haf_utils.progress import bar
+from haf_utils.io.progress import bar
 
 __all__ = ["add_text", "freesound_text", "fsd50k_caption", "nsynth_caption", "pitch_name"]
 

@@ -12,7 +12,7 @@ facts about the reading: ``source_file``, ``dropped`` (code -> rows that are not
 ``absent_columns`` and ``problems``, a list of (category, sound_id, message).
 
 With ``strict=True`` a problem that would put wrong rows into an experiment (a class outside the taxonomy, an id that
-occurs twice) is a ValueError that names the rows. With ``strict=False``, which `haf_utils.validation` uses, it is only
+occurs twice) is a ValueError that names the rows. With ``strict=False``, as in `experiment.validation`, it is only
 listed: an unknown class gets label -1, and of an id that occurs twice the first row is kept.
 """
 
@@ -28,7 +28,7 @@ import numpy as np
 import pandas as pd
 
 from haf_utils.folds import official_folds
-from haf_utils.layouts import (
+from haf_utils.io.layouts import (
     EXTENSIONS,
     LAYOUTS,
     audio_files,
@@ -39,7 +39,7 @@ from haf_utils.layouts import (
     read_csv,
     read_json,
 )
-from haf_utils.progress import bar
+from haf_utils.io.progress import bar
 from haf_utils.taxonomy import CLASSES, TOP_LEVELS
 
 __all__ = [

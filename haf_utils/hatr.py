@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from haf_utils.inputs import CachedInputs, clip_generator, torch_seed
+from haf_utils.io.progress import bar
 from haf_utils.metrics import hierarchical_scores
 from haf_utils.model import Features, Output
-from haf_utils.progress import bar
 from haf_utils.taxonomy import CLASSES
 
 __all__ = ["Hatr", "train_hatr", "zero_dimensions"]

@@ -9,8 +9,8 @@ import torch
 
 from haf_utils.fast.threads import ahead
 from haf_utils.inputs import CachedInputs, LiveInputs, clip_generator
+from haf_utils.io.progress import bar
 from haf_utils.model import Features, Model
-from haf_utils.progress import bar
 from haf_utils.runs import Predictions
 
 __all__ = ["average_probabilities", "classify", "embed_rows", "predict"]

@@ -21,9 +21,9 @@ from torch.utils.checkpoint import checkpoint as recompute
 from transformers.audio_utils import mel_filter_bank
 
 from haf_utils.audio import to_float
-from haf_utils.checkpoints import CheckpointError, read_state
+from haf_utils.io.checkpoints import CheckpointError, read_state
+from haf_utils.io.third_party import provide_operators
 from haf_utils.profiles import PasstConfig
-from haf_utils.torchvision_operators import provide_operators
 
 __all__ = ["PasstNetwork", "build_passt", "log_mel", "official_weights"]
 

@@ -31,8 +31,8 @@ from haf_utils.clap import Clap, empty_windows
 from haf_utils.fast.threads import ahead
 from haf_utils.inputs import clip_generator
 from haf_utils.io.files import atomic_write
-from haf_utils.profiles import Pretraining
 from haf_utils.io.progress import bar, line
+from haf_utils.profiles import Pretraining
 from haf_utils.regularizers import Ema
 
 __all__ = ["caption_group", "contrastive_loss", "plan_epoch", "pretrain", "retrieval_scores"]

@@ -21,18 +21,18 @@ import torch
 from safetensors.torch import save_file
 
 import haf_utils
-from haf_utils.assembly import assemble
 from haf_utils.config import WHERE, FinetuneConfig, resolve
 from haf_utils.corpus import PARTS, Corpus
+from haf_utils.experiment.assembly import assemble
 from haf_utils.fast.threads import ahead
 from haf_utils.inference import classify, embed_rows, predict
 from haf_utils.inputs import CachedInputs, LiveInputs, clip_generator, torch_seed
 from haf_utils.io.files import atomic_write, write_json
+from haf_utils.io.progress import bar, line
 from haf_utils.losses import soft_cross_entropy, targets, top_level_cross_entropy
 from haf_utils.metrics import hierarchical_scores
 from haf_utils.model import Model
 from haf_utils.profiles import profile
-from haf_utils.progress import bar, line
 from haf_utils.regularizers import Ema, add_noise, drop_texts, mixup
 from haf_utils.runs import Predictions, RunError, finished, write_predictions
 from haf_utils.taxonomy import CLASSES

@@ -43,6 +43,6 @@ def tiny(tmp_path_factory):
 
     Loading it needs torch, which takes seconds that most test files need not spend.
     """
-    from haf_utils.workspace import workspace
+    from haf_utils.experiment.workspace import workspace
 
     return workspace(profile="tiny", runs=str(tmp_path_factory.mktemp("runs")))

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from haf_utils.config import FinetuneConfig, check, default_name, resolve
+from haf_utils.experiment.workspace import finetune_config, workspace
 from haf_utils.profiles import PROFILES
-from haf_utils.workspace import finetune_config, workspace
 
 
 def config(**choices):

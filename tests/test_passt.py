@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 
 from haf_utils import passt
 from haf_utils.audio import windows
-from haf_utils.checkpoints import CheckpointError
+from haf_utils.io.checkpoints import CheckpointError
 from haf_utils.model import LinearClassifier, Model, PasstBackbone
 from haf_utils.passt import build_passt, log_mel, official_weights
 from haf_utils.profiles import PROFILES, PasstConfig

@@ -3,7 +3,7 @@
 import pandas as pd
 from conftest import need_shared
 
-from haf_utils.pipeline import main
+from tools.run_notebooks import main
 
 
 def test_real_recordings_give_the_same_table(tmp_path):

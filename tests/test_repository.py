@@ -1,16 +1,26 @@
 """The repository agrees with itself: pins, notebooks, what the Makefile says."""
 
+import ast
 import json
+import os
 import re
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+from unittest import mock
 
 import nbformat
 import pandas as pd
 import papermill
 import pytest
+import submitit
 import yaml
 from conftest import REPOSITORY
 
-from haf_utils.publish import with_table
+from haf_utils.config import FinetuneConfig
+from haf_utils.experiment import sweeps
+from tools import run_notebooks as pipeline
+from tools.publish import with_table
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 PINS = dict(
@@ -49,6 +59,36 @@ def test_the_installed_packages_are_the_pinned_ones():
     assert {name: version(name).split("+")[0] for name in PINS} == PINS
 
 
+def imports(source: str) -> set[str]:
+    """Top-level names of what a program imports, wherever in it."""
+    nodes = list(ast.walk(ast.parse(source)))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    return {name.split(".")[0] for name in plain} | {
+        node.module.split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0
+    }
+
+
+def test_whatever_is_imported_is_pinned():
+    folders = [REPOSITORY / name for name in ("haf_utils", "benchmarks", "tools", "data", "tests")]
+    files = [path for folder in folders for path in folder.rglob("*.py")]
+    sources = {path: path.read_text("utf-8") for path in files}
+    for path in NOTEBOOKS:
+        cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+        sources[path] = re.sub(r"^[%!].*", "", "\n".join(cells), flags=re.MULTILINE)
+    # data/ and tests/ put their files, and laion-clap its modules, on the path by themselves.
+    ours = {path.stem for path in files} | {path.parent.name for path in files} | {"clap_module"}
+    elsewhere = {"hear21passt"}  # installed without its dependencies, see below
+    owners, pinned = packages_distributions(), {re.sub(r"[-_.]+", "-", name).lower() for name in PINS}
+    missing = [
+        f"{path.relative_to(REPOSITORY)}: {name}"
+        for path, source in sources.items()
+        for name in imports(source) - sys.stdlib_module_names - ours - elsewhere
+        if not {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners.get(name, [])} & pinned
+    ]
+    assert len(sources) > 60
+    assert not missing, missing
+
+
 def test_hear21passt_is_pinned_alike_wherever_it_is_installed():
     texts = [(REPOSITORY / name).read_text() for name in ("Makefile", "environment.yml", "README.md")]
     versions = {found for text in texts for found in re.findall(r"hear21passt==([0-9.]+)", text)}
@@ -85,6 +125,23 @@ def test_the_readme_shows_the_published_results():
         assert f"| {row.work} | {row.against} | {row.ratio} (" in text
     for name in re.findall(r"\]\((figures/[^)]+\.png)\)", text):
         assert (REPOSITORY / name).is_file()
+
+
+@pytest.mark.parametrize("own, expected", [({}, ["0", "-1"]), ({"MALLOC_MMAP_MAX_": "7"}, ["7", "-1"])])
+def test_processes_on_a_cpu_keep_freed_memory_unless_a_user_sets_it_otherwise(own, expected, monkeypatch, tmp_path):
+    names = "MALLOC_MMAP_MAX_", "MALLOC_TRIM_THRESHOLD_"
+    started = []
+    monkeypatch.setattr(submitit.LocalExecutor, "submit", lambda *_: started.append([os.environ[n] for n in names]))
+    makefile = f"include {REPOSITORY / 'Makefile'}\nshow:\n\t@echo $${names[0]} $${names[1]}\n"
+    with mock.patch.dict(os.environ, own):
+        for name in set(names) - set(own):
+            os.environ.pop(name, None)
+        show = subprocess.run(["make", "-s", "-f", "-", "show"], input=makefile, capture_output=True, text=True)
+        assert show.stdout.split() == expected
+        sweeps._start_locally([FinetuneConfig("", "")], tmp_path, 1, None)
+        assert started == [expected]
+        pipeline.main(["--data", str(tmp_path / "absent")])
+        assert [os.environ[name] for name in names] == expected
 
 
 def test_notebooks_are_numbered_without_gaps():

@@ -12,12 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from haf_utils import assembly, training
+from haf_utils import training
 from haf_utils.corpus import load_corpus
+from haf_utils.experiment import assembly
+from haf_utils.experiment.workspace import finetune_config
 from haf_utils.metrics import hierarchical_scores
 from haf_utils.runs import RunError, finished, load_run
 from haf_utils.training import finetune
-from haf_utils.workspace import finetune_config
 
 
 def head(tiny, **choices):

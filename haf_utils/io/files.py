@@ -11,7 +11,7 @@ __all__ = ["atomic_write", "write_json"]
 
 
 def atomic_write(path: Path | str, write: Callable[[Path], None]) -> None:
-    """Call `write` with a temporary path and rename the result to `path`: a reader sees the old file or the new, never half.
+    """Call `write` with a temporary path and rename the result: a reader of `path` sees the old file or the new.
 
     A failing `write` (a full disk, say) leaves the old file as it was.
     """

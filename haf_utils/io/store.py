@@ -16,8 +16,8 @@ import soundfile
 from filelock import FileLock
 
 from haf_utils.decoding import decoded
+from haf_utils.io.progress import bar
 from haf_utils.io.recordings import AudioError
-from haf_utils.progress import bar
 
 __all__ = ["AudioStore", "build_store"]
 

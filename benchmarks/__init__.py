@@ -1,0 +1,1 @@
+"""What `make bench` calls: speed against what one would do without this project."""

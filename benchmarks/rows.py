@@ -1,0 +1,519 @@
+"""The measurements of `benchmarks`: each compares this project with what one would do without it.
+
+Every function takes a `Sizes` and where recordings and titles are, and returns rows: ratios of seconds taken
+alternately in one process. Networks have the real size and random weights, which both sides share. Where both sides
+compute the same thing, the row also says how far apart the results are: fast and wrong does not reach a target.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import alternatives
+from haf_utils.audio import prepare, to_float, windows
+from haf_utils.captions import freesound_text
+from haf_utils.clap import Clap, ClapNetwork
+from haf_utils.config import FinetuneConfig, resolve
+from haf_utils.corpus import Corpus
+from haf_utils.fast.htsat import encode
+from haf_utils.fast.ops import linear
+from haf_utils.fast.threads import in_threads
+from haf_utils.hatr import train_hatr
+from haf_utils.inputs import CachedInputs, LiveInputs
+from haf_utils.losses import hierarchical_targets, soft_cross_entropy
+from haf_utils.metrics import hierarchical_scores
+from haf_utils.model import ClapBackbone, Features, HafClassifier, Model
+from haf_utils.profiles import ClapConfig
+from haf_utils.regularizers import Ema
+from haf_utils.statistics import bootstrap
+from haf_utils.taxonomy import CLASSES
+from haf_utils.training import _optimiser, _train_epoch
+
+__all__ = ["FULL", "QUICK", "ROWS", "Row", "Sizes", "bf16_pays"]
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured. rounds: alternations; clips, texts, cached: examples."""
+
+    rounds: int = 3
+    parts: int = 4  # in which files and texts are embedded, each a round: short rounds see the machine in one mood
+    through: int = 2  # how many times all files or texts are embedded
+    clips: int = 64
+    texts: int = 256
+    steps: int = 2  # joint training steps a round
+    cached: int = 7_011  # BSD10k-v1.2's official training part
+    predictions: int = 100_000
+    resampled: int = 10_956  # BSD10k-v1.2
+    replicates: int = 1_000
+    looped_replicates: int = 20  # a loop takes half a minute for 1,000
+    text_layers: int = 12
+    matrix: int = 2_048
+    batch: int = 8  # clips of a joint training step
+    warm: int = 4  # files or texts that each side embeds, uncounted, before each of its parts
+
+
+# Of the median distance: which of two neighbours so equally near comes first is not bf16's to tell: it errs by 0.0009
+# in a distance (the mean over pairs of the 64 real recordings).
+TIE = 1e-3
+FAINT = 1e-8  # of the length of all gradients: a shorter one is rounding alone, as that of a key's bias
+
+FULL = Sizes()
+# Half of RoBERTa's layers: to make and to train them is most of the time.
+QUICK = Sizes(
+    rounds=1,
+    parts=1,
+    through=1,
+    clips=8,
+    texts=32,
+    cached=512,
+    predictions=20_000,
+    looped_replicates=1,
+    text_layers=6,
+    batch=2,
+    steps=1,
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table. seconds: of this project (`ours`) and of the alternative, a round each; target: the ratio
+    to reach; check: what was compared between the two results; correct: whether it held."""
+
+    work: str
+    against: str
+    ours: tuple[float, ...]
+    theirs: tuple[float, ...]
+    target: float | None = None
+    check: str = ""
+    correct: bool = True
+
+    @property
+    def ratios(self) -> np.ndarray:
+        return np.array(self.theirs) / np.array(self.ours)
+
+    @property
+    def ratio(self) -> float:
+        return float(np.median(self.ratios))
+
+    @property
+    def reached(self) -> bool | None:
+        return None if self.target is None else bool(self.ratio >= self.target and self.correct)
+
+
+def alternate(
+    functions: dict[str, Callable[[], object]],
+    rounds: int,
+    before: dict[str, Callable[[], object]] | None = None,
+) -> dict[str, tuple[float, ...]]:
+    """Seconds that each function takes, one after the other in every round, the first one last in the next.
+
+    before: what is done, untimed, before a function's turn, so that memory and caches are warm, as in a long job.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    names = list(functions)
+    for _ in range(rounds):
+        for name in names:
+            (before or {}).get(name, lambda: None)()
+            _synchronise()
+            begun = time.perf_counter()
+            functions[name]()
+            _synchronise()
+            seconds[name].append(time.perf_counter() - begun)
+        names.append(names.pop(0))
+    return {name: tuple(values) for name, values in seconds.items()}
+
+
+def alternate_parts(
+    embedders: dict[str, Callable], examples: Sequence, sizes: Sizes
+) -> tuple[dict[str, tuple[float, ...]], dict[str, np.ndarray]]:
+    """`alternate` over the parts of `examples`, one a round, `sizes.through` times over; and the embeddings of all."""
+    size = -(-len(examples) // sizes.parts)
+    parts = [examples[first : first + size] for first in range(0, len(examples), size)]
+    found: dict[str, list[np.ndarray]] = {name: [] for name in embedders}
+
+    def next_part(name: str) -> Callable:
+        return lambda: found[name].append(embedders[name](parts[len(found[name]) % len(parts)]))
+
+    few = examples[: sizes.warm]
+    before = {name: lambda embed=embed: embed(few) for name, embed in embedders.items()}
+    seconds = alternate({name: next_part(name) for name in embedders}, sizes.through * len(parts), before=before)
+    return seconds, {name: np.concatenate(embeddings[: len(parts)]) for name, embeddings in found.items()}
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def bf16_pays() -> bool:
+    """Whether this CPU multiplies bf16 matrices in hardware (AVX512-BF16 or AMX), by what Linux says of it."""
+    cpu = Path("/proc/cpuinfo")
+    return cpu.is_file() and any(flag in cpu.read_text() for flag in ("avx512_bf16", "amx_bf16"))
+
+
+@cache
+def networks(text_layers: int) -> tuple[nn.Module, Clap]:
+    """laion-clap's module and this project's CLAP, on the very same weights (and memory)."""
+    torch.manual_seed(0)
+    module = alternatives.laion_clap(text_layers)
+    network = ClapNetwork(ClapConfig(text_layers=text_layers))
+    network.load_state_dict(module.model.state_dict(keep_vars=True), assign=True)
+    return module, Clap(network.eval(), alternatives.clip_tokenizer(), torch.device("cpu"))
+
+
+def clips_of(folder: Path, count: int, seed: int = 0) -> list[str]:
+    """`count` recordings of a folder in BSD10k layout, none longer than CLAP's 10 s: laion-clap would crop them at
+    random, so that its own results would differ from call to call."""
+    import soundfile
+
+    paths = sorted(path for path in (folder / "audio").iterdir() if path.is_file())
+    chosen = []
+    for place in np.random.default_rng(seed).permutation(len(paths)):
+        if soundfile.info(paths[place]).duration <= 10:
+            chosen.append(str(paths[place]))
+        if len(chosen) == count:
+            return chosen
+    raise ValueError(f"{folder} has {len(chosen)} recordings of at most 10 s, {count} are needed")
+
+
+def texts_of(metadata: Path, count: int, seed: int = 0) -> list[str]:
+    """`count` texts of title and tags from a metadata table in BSD10k layout."""
+    table = pd.read_csv(metadata, dtype=str, keep_default_na=False).sample(frac=1, random_state=seed)
+    texts = [freesound_text(title, tags) for title, tags in zip(table["title"], table["tags"], strict=True)]
+    texts = [text for text in texts if text]
+    if len(texts) < count:
+        raise ValueError(f"{metadata} has {len(texts)} usable texts, {count} are needed")
+    return texts[:count]
+
+
+def distance(bf16: np.ndarray, fp32: np.ndarray) -> tuple[str, float, float]:
+    """How far bf16 embeddings are from fp32 ones: in words; the largest over examples; and how much farther than its
+    nearest neighbour is one that took its place, the most over examples. Both as shares of the median distance between
+    examples.
+
+    On random weights all cosines are near 1 and say nothing.
+    """
+    apart, other = (np.linalg.norm(values[:, None] - values[None], axis=2) for values in (fp32, bf16))
+    between = np.median(apart[~np.eye(len(fp32), dtype=bool)])
+    share = float(np.linalg.norm(bf16 - fp32, axis=1).max() / between)
+    for distances in (apart, other):
+        np.fill_diagonal(distances, np.inf)
+    found = other.argmin(1)
+    same = (apart.argmin(1) == found).mean()
+    words = f"off by {share:.2f} of the median distance, {same:.0%} keep their neighbour"
+    farther = float((apart[np.arange(len(fp32)), found] - apart.min(1)).max() / between)
+    return words + (f", others take one {farther:.2g} farther" if same < 1 else ""), share, farther
+
+
+# The rows -------------------------------------------------------------------------------------------------------------
+
+
+def audio_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
+    """Files to audio embeddings, fp32 and bf16, against laion-clap and Hugging Face."""
+    module, clap = networks(sizes.text_layers)
+    half = replace(clap, precision="bf16")
+    hugging_face = alternatives.hugging_face_audio()
+    paths = clips_of(audio, sizes.clips)
+    embedders = {
+        "laion-clap": lambda paths: alternatives.laion_audio(module, paths),
+        "fp32": lambda paths: clap.embed_audio(paths, progress=False),
+        "ClapModel": hugging_face,
+    }
+    if bf16_pays():
+        embedders["bf16"] = lambda paths: half.embed_audio(paths, progress=False)
+    alternatives.laion_audio(module, paths[:2])
+    for embed in (clap.embed_audio, half.embed_audio, hugging_face):
+        embed(paths[:2])
+    seconds, result = alternate_parts(embedders, paths, sizes)
+    error = float(np.abs(result["fp32"] - result["laion-clap"]).max())
+    judged = {"fp32": (1.7, f"{error:.0e} from laion-clap", error <= 1e-5)}
+    if "bf16" in seconds:
+        check, share, farther = distance(result["bf16"], result["fp32"])
+        judged["bf16"] = 3.0, check, share <= 0.15 and farther <= TIE
+    # The faster of the two is the one to beat; the other is shown.
+    rivals = sorted(("laion-clap", "ClapModel"), key=lambda name: np.median(seconds[name]))
+    return [
+        Row(f"files → audio embeddings, {precision}", name, seconds[precision], seconds[name], goal, check, correct)
+        for precision, (target, check, correct) in judged.items()
+        for name, goal in zip(rivals, (target, None), strict=True)
+    ]
+
+
+def text_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
+    """Texts to embeddings, fp32 and bf16, against laion-clap's texts padded to 77 tokens."""
+    module, clap = networks(sizes.text_layers)
+    half = replace(clap, precision="bf16")
+    texts, batch = texts_of(metadata, sizes.texts), 64
+
+    @torch.no_grad()
+    def laion(texts: Sequence[str]) -> np.ndarray:
+        def tokenizer(part):
+            return alternatives.padded_tokens(clap.tokenizer, part)
+
+        calls = [texts[first : first + batch] for first in range(0, len(texts), batch)]
+        return np.concatenate([module.get_text_embedding(list(call), tokenizer) for call in calls])
+
+    embedders = {"laion-clap": laion, "fp32": lambda texts: clap.embed_text(texts, progress=False)}
+    if bf16_pays():
+        embedders["bf16"] = lambda texts: half.embed_text(texts, progress=False)
+    for embed in (laion, clap.embed_text, half.embed_text):
+        embed(texts[:2])
+    seconds, result = alternate_parts(embedders, texts, sizes)
+    error = float(np.abs(result["fp32"] - result["laion-clap"]).max())
+    rows = [
+        Row(
+            "texts → embeddings, fp32",
+            "laion-clap",
+            seconds["fp32"],
+            seconds["laion-clap"],
+            2.5,
+            f"{error:.0e} from laion-clap",
+            error <= 1e-5,
+        )
+    ]
+    if "bf16" in seconds:
+        check, share, _ = distance(result["bf16"], result["fp32"])  # titles that say the same share their neighbours
+        both = seconds["bf16"], seconds["laion-clap"]
+        rows.append(Row("texts → embeddings, bf16", "laion-clap", *both, 5.0, check, share <= 0.15))
+    return rows
+
+
+def joint_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
+    """A joint training step on 8 clips: forward, backward and the optimiser, against laion-clap's own modules."""
+    (module, clap), batch = networks(sizes.text_layers), sizes.batch
+    paths, texts = clips_of(audio, batch), texts_of(metadata, batch)
+    torch.manual_seed(0)
+    system = Model(ClapBackbone(clap.network), HafClassifier())
+    target = hierarchical_targets(torch.arange(batch) % len(CLASSES))
+    corpus = _corpus(np.arange(batch), texts)
+    cut = [
+        windows(samples, clap.config.audio.window_samples)[:1]
+        for samples in (prepare(path, clap.config.audio.sample_rate) for path in paths)
+    ]
+    object.__setattr__(corpus, "samples", lambda row: cut[row][0])
+    tokens = [encoding.ids for encoding in clap.tokenizer.encode_batch(texts)]
+    presence = np.ones(batch, np.float32)
+    inputs = {
+        precision: LiveInputs(corpus, clap.config.audio.window_samples, tokens, presence, "cpu", precision)
+        for precision in ("fp32", "bf16")
+    }
+    padded = alternatives.padded_tokens(clap.tokenizer, texts)
+    waveforms = [{"waveform": torch.from_numpy(to_float(c[0]))} for c in cut]
+    optimiser = torch.optim.Adam(system.parameters(), lr=1e-6, fused=True)
+
+    def ours(precision: str) -> torch.Tensor:
+        prepared = inputs[precision].prepare(np.arange(batch))
+        return soft_cross_entropy(system.classifier(inputs[precision].embed(system, prepared)).logits, target)
+
+    def theirs() -> torch.Tensor:
+        module.model.train(system.training)
+        features = (module.model.get_audio_embedding(waveforms), module.model.get_text_embedding(dict(padded)))
+        return soft_cross_entropy(system.classifier(Features(*features, torch.ones(batch))).logits, target)
+
+    def train(loss: Callable[[], torch.Tensor], steps: int) -> None:
+        for _ in range(steps):
+            loss().backward()
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+
+    losses = {"laion-clap": theirs} | {
+        precision: partial(ours, precision) for precision in ("fp32", "bf16") if precision == "fp32" or bf16_pays()
+    }
+    apart = {
+        precision: gradients_apart(system, losses[precision], theirs) for precision in losses if precision in inputs
+    }
+    functions = {name: partial(train, loss, sizes.steps) for name, loss in losses.items()}
+    before = {name: partial(train, loss, 1) for name, loss in losses.items()}
+    system.train()
+    seconds = alternate(functions, sizes.rounds, before)
+    system.eval()
+    goals = {"fp32": (1.7, 1e-4), "bf16": (3.0, 0.3)}  # times as fast, and how far apart gradients may be
+    rows = []
+    for precision, (whole, worst) in apart.items():
+        target, limit = goals[precision]
+        check = f"gradients differ by {whole:.1g} of their length, no tensor's by more than {worst:.1g}"
+        both = seconds[precision], seconds["laion-clap"]
+        work = f"joint training step of {batch}, {precision}"
+        rows.append(Row(work, "laion-clap's modules", *both, target, check, whole <= limit and worst <= limit))
+    return rows
+
+
+def gradients_apart(system: nn.Module, one: Callable, other: Callable) -> tuple[float, float]:
+    """‖g1 − g2‖ / ‖g2‖ of two losses' gradients, without dropout: over all parameters, and the largest of a single one
+    whose gradient is not `FAINT`."""
+    system.eval()
+    gradients = []
+    for loss in (one, other):
+        system.zero_grad(set_to_none=True)
+        loss().backward()
+        gradients.append({name: p.grad.clone() for name, p in system.named_parameters() if p.grad is not None})
+    system.zero_grad(set_to_none=True)
+    first, second = gradients
+    if first.keys() != second.keys():
+        raise RuntimeError("the two sides give gradients to different parameters")
+    apart = {name: float((first[name] - second[name]).norm()) for name in second}
+    length = {name: float(second[name].norm()) for name in second}
+    whole = math.hypot(*length.values())
+    worst = max(apart[name] / length[name] for name in second if length[name] > FAINT * whole)
+    return math.hypot(*apart.values()) / whole, worst
+
+
+def _corpus(labels: np.ndarray, texts: Sequence[str] | None = None) -> Corpus:
+    """A corpus of `labels` without anything on disk."""
+    table = pd.DataFrame({"sound_id": [str(row) for row in range(len(labels))], "label": labels % len(CLASSES)})
+    table = table.assign(text=texts or "a text", origin="bsd10k", uploader="", readable=True)
+    return Corpus(table, {}, None, table.iloc[:0], ())
+
+
+def epoch_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
+    """An epoch on cached embeddings, against one .npy file a clip and modality through a DataLoader of 4 workers."""
+    rng = np.random.default_rng(0)
+    embeddings = [rng.standard_normal((sizes.cached, 512)).astype(np.float32) for _ in range(2)]
+    corpus = _corpus(rng.integers(len(CLASSES), size=sizes.cached))
+    rows = np.arange(sizes.cached)
+    inputs = CachedInputs(*map(torch.from_numpy, embeddings), torch.ones(sizes.cached))
+    config = resolve(FinetuneConfig(dataset="", runs="", profile="full", train="head"))
+    system = Model(None, HafClassifier())
+    state = _optimiser(config, system), Ema(system)
+    with TemporaryDirectory() as folder:
+        alternatives.NpyPairs.write(Path(folder), *embeddings)
+        functions = {
+            "official": alternatives.official_epoch(Path(folder), corpus.labels),
+            # Its validation, here on one batch, is the only thing that the official epoch does not do too.
+            "hatr": lambda: train_hatr(inputs, corpus.labels, rows, rows[:64], epochs=1, quiet=True),
+            "haf": lambda: _train_epoch(config, corpus, system, inputs, rows, *state, 0, True),
+        }
+        for function in functions.values():
+            function()
+        seconds = alternate(functions, sizes.rounds)
+    against = "HATR from .npy files, 4 workers"
+    return [
+        Row(f"an epoch of {sizes.cached:,}, HATR", against, seconds["hatr"], seconds["official"], 1.6),
+        Row(f"an epoch of {sizes.cached:,}, HAF-CLAP's head", against, seconds["haf"], seconds["official"], 5.0),
+    ]
+
+
+def metric_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
+    """All scores of many predictions, and bootstrap replicates, against loops over classes and clips."""
+    rng = np.random.default_rng(0)
+    result = {}
+
+    def drawn(count: int) -> tuple[np.ndarray, np.ndarray]:
+        truth = rng.integers(len(CLASSES), size=count)
+        return truth, np.where(rng.random(count) < 0.7, truth, rng.integers(len(CLASSES), size=count))
+
+    truth, predicted = drawn(sizes.predictions)
+    listed = truth.tolist(), predicted.tolist()
+    again = 100  # a millisecond each: one alone says little
+    seconds = alternate(
+        {
+            "loop": lambda: result.update(loop=alternatives.loop_scores(*listed)),
+            "ours": lambda: result.update(ours=[hierarchical_scores(truth, predicted) for _ in range(again)][0]),
+        },
+        sizes.rounds,
+    )
+    error = max(abs(result["loop"][name] - result["ours"][name]) for name in result["ours"])
+    rows = [
+        Row(
+            f"all scores of {sizes.predictions:,} predictions",
+            "loops over classes and clips",
+            tuple(value / again for value in seconds["ours"]),
+            seconds["loop"],
+            100,
+            f"{error:.0e} apart",
+            error <= 1e-9,
+        )
+    ]
+    truth, predicted = drawn(sizes.resampled)
+    replicate = alternatives.loop_bootstrap(truth, predicted, rng)
+
+    def looped() -> None:
+        result["replicates"] = [next(replicate)["hF"] for _ in range(sizes.looped_replicates)]
+
+    seconds = alternate(
+        {
+            "loop": looped,
+            "ours": lambda: result.update(bootstrap=bootstrap(truth, predicted, rng, sizes.replicates)["hF"][0]),
+        },
+        sizes.rounds,
+    )
+    low, high = result["bootstrap"].min(), result["bootstrap"].max()
+    scale = sizes.replicates / sizes.looped_replicates  # every replicate of the loop costs the same
+    rows.append(
+        Row(
+            f"{sizes.replicates:,} bootstrap replicates of {sizes.resampled:,} clips",
+            f"loops ({sizes.looped_replicates} replicates timed)",
+            seconds["ours"],
+            tuple(scale * value for value in seconds["loop"]),
+            100,
+            "the loop's scores lie among ours",
+            bool(all(low <= value <= high for value in result["replicates"])),
+        )
+    )
+    return rows
+
+
+def operations(branch: nn.Module, image: torch.Tensor) -> int:
+    """Floating-point operations of HTSAT on one image (1, 1, spec_size, spec_size), by PyTorch's counter."""
+    with FlopCounterMode(display=False) as counter:
+        encode(branch, image)
+    return counter.get_total_flops()
+
+
+def matmul_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
+    """HTSAT's forward pass from images on, as `embed_audio` does it, its operations counted, against the rate of a
+    large fp32 matrix product: what PyTorch makes of one, and what this project's own layer does (`linear`: where it
+    leaves products to PyTorch, the same but for the packing)."""
+    (_, clap), batch, threads = networks(sizes.text_layers), sizes.batch, torch.get_num_threads()
+    images = torch.randn(threads * batch, 1, clap.config.spec_size, clap.config.spec_size)
+    branch = clap.network.audio_branch
+
+    @torch.inference_mode()
+    def forward(part: torch.Tensor) -> torch.Tensor:
+        return encode(branch, part)
+
+    matrix = torch.randn(sizes.matrix, sizes.matrix)
+    layer = nn.Linear(sizes.matrix, sizes.matrix, bias=False)
+    work, product = len(images) * operations(branch, images[:1]), 2 * sizes.matrix**3
+    with torch.inference_mode():
+        repeats = max(1, round(work / product))  # so that all take about as long
+        functions = {
+            "htsat": lambda: list(in_threads(forward, images.split(batch), clap.device)),
+            "PyTorch's": lambda: [matrix @ matrix for _ in range(repeats)],
+            "oneDNN's, one factor packed": lambda: [linear(layer, matrix) for _ in range(repeats)],
+        }
+        for function in functions.values():
+            function()
+        seconds = alternate(functions, 4 * sizes.rounds)
+    # Seconds that each takes for the work of one product.
+    ours = tuple(value * product / work for value in seconds["htsat"])
+    each, rows = work / len(images) / 1e9, []
+    for name, goal in (("PyTorch's", 0.8), ("oneDNN's, one factor packed", None)):
+        theirs = tuple(value / repeats for value in seconds[name])
+        check = f"{product / np.median(theirs) / 1e9:.0f} GFLOP/s in the product, {each:.1f} GFLOP a clip"
+        what = f"{sizes.matrix}³ matrix product, {name}"
+        rows.append(Row("HTSAT forward, fp32: share of the matrix rate", what, ours, theirs, goal, check))
+    return rows
+
+
+ROWS: dict[str, Callable[[Sizes, Path, Path], list[Row]]] = {
+    "audio": audio_rows,
+    "text": text_rows,
+    "joint": joint_rows,
+    "epoch": epoch_rows,
+    "metrics": metric_rows,
+    "matmul": matmul_rows,
+}

@@ -1,0 +1,1 @@
+"""Fetching, checking and unpacking what the datasets are published as."""

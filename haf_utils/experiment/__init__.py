@@ -1,0 +1,1 @@
+"""From a configuration to run folders, and from run folders to tables."""

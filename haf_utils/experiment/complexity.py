@@ -1,0 +1,70 @@
+"""What a model costs: parameters that its posteriors depend on, and multiply-accumulates of one clip, both measured.
+
+The challenge asks for both numbers of every system (`submission.write_metadata`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from haf_utils.experiment.predict import Loaded, Recordings
+from haf_utils.inputs import LiveInputs
+from haf_utils.model import Features
+
+__all__ = ["Complexity", "complexity", "total"]
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """parameters: that the posteriors depend on; macs: multiply-accumulates for one window of one clip."""
+
+    parameters: int
+    macs: int
+
+
+def complexity(model: Loaded) -> Complexity:
+    """Cost of a loaded model, measured on a real forward pass of one full window (and 77 tokens, if it reads text).
+
+    Parameters are those that the logits have a gradient for: neither a text branch that only teaches in training nor
+    the parts of a checkpoint that no embedding needs are counted. MACs are those of convolutions, matrix products and
+    attention (half of what `torch.utils.flop_counter` counts as floating-point operations): the spectrogram's Fourier
+    transform, normalisations and activations are small beside them and left out. Five test-time views cost five times
+    the audio branch.
+    """
+    system, config = model.system, model.config
+    device = next(system.parameters()).device
+    samples = np.random.default_rng(0).integers(-3000, 3000, model.window, dtype=np.int16)
+    clip = Recordings(pd.DataFrame({"sound_id": ["one clip"], "text": ["words"]}), [samples])
+    tokens = [[4] * (model.clap.config.tokens if model.reads_text else 1)]
+    inputs = LiveInputs(clip, model.window, tokens, np.ones(1, np.float32), device, config.precision)
+    batch = inputs.prepare(np.arange(1))
+    wanted = {parameter: parameter.requires_grad for parameter in system.parameters()}
+    for parameter in wanted:
+        parameter.requires_grad_(True)
+    try:
+        with torch.enable_grad(), FlopCounterMode(display=False) as counter:
+            if model.reads_text:
+                features = inputs.embed(system, batch)
+            else:
+                audio = inputs.embed_audio(system, batch)
+                features = Features(audio, torch.zeros_like(audio), audio.new_ones(1))
+            logits = system.classifier(features).logits
+        flops = counter.get_total_flops()
+        gradients = torch.autograd.grad(logits.sum(), list(wanted), allow_unused=True)
+    finally:
+        for parameter, value in wanted.items():
+            parameter.requires_grad_(value)
+    used = sum(p.numel() for p, gradient in zip(wanted, gradients, strict=True) if gradient is not None)
+    return Complexity(used, flops // 2)
+
+
+def total(members: Iterable[Complexity]) -> Complexity:
+    """Cost of an ensemble: the sum over its members. Heads on the same frozen backbone count it once each."""
+    members = list(members)
+    return Complexity(sum(m.parameters for m in members), sum(m.macs for m in members))

@@ -1,0 +1,144 @@
+"""Continued pretraining on FSD50K and NSynth: which clips, which captions, and the checkpoint that comes out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from haf_utils.audio import prepare
+from haf_utils.captions import fsd50k_caption, nsynth_caption
+from haf_utils.clap import Clap, load_clap, save_clap
+from haf_utils.datasets import load_bsd, load_evaluation, load_fsd50k, load_nsynth, without
+from haf_utils.experiment.assembly import checkpoint_digest, checkpoint_of, joined_digest
+from haf_utils.experiment.code import code_digests
+from haf_utils.experiment.workspace import Workspace, finetune_config
+from haf_utils.inputs import clip_generator
+from haf_utils.io.fingerprint import fingerprints, matches
+from haf_utils.io.store import AudioStore, build_store
+from haf_utils.pretraining import caption_group, pretrain, retrieval_scores
+from haf_utils.profiles import Pretraining, profile
+
+__all__ = ["Captioned", "captioned", "continue_pretraining", "retrieval"]
+
+PHRASINGS = 3  # captions a clip, of which each epoch draws one; ours
+NOTES = 20_000  # of NSynth's 289,205, drawn at random: its few timbres repeat, and decoding all takes 110 GB; ours
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """training, held_out: sound_id, source, path, captions (list of str) a row; stores by source; removed: clips left
+    out, by reason."""
+
+    training: pd.DataFrame
+    held_out: pd.DataFrame
+    stores: dict[str, AudioStore]
+    removed: dict[str, int]
+
+
+def captioned(space: Workspace, seed: int = 0, notes: int = NOTES) -> Captioned:
+    """FSD50K's and NSynth's clips in `space` with captions, without the clips that BSD is tested on.
+
+    FSD50K's clips whose Freesound id is in BSD10k or BSD35k-CS go, and those whose audio fingerprint is in the
+    anonymous evaluation set. Held out, to measure retrieval on: FSD50K's eval part, and NSynth's valid and test.
+    Raises ValueError where the workspace has neither dataset.
+    """
+    if not (space.fsd50k or space.nsynth):
+        raise ValueError("continued pretraining needs FSD50K or NSynth: pass fsd50k= or nsynth=, their folders")
+    tables, removed = [], {}
+    sizes = profile(space.profile)
+    if space.fsd50k:
+        table = load_fsd50k(space.fsd50k)
+        known = [load_bsd(root) for root in (space.dataset, space.extra) if root]
+        table, removed["FSD50K clips also in BSD"] = without(table, *known)
+        if space.evaluation:
+            there = table[table["path"].notna()]
+            hidden = load_evaluation(space.evaluation)["path"].dropna()
+            found = matches(fingerprints(there["path"]), fingerprints(hidden))
+            heard = table["sound_id"].isin(there["sound_id"].iloc[found["a"]])
+            removed["FSD50K clips heard in the evaluation set"] = int(heard.sum())
+            table = table[~heard]
+        table["captions"] = [
+            _phrasings(lambda rng, c=clip: fsd50k_caption(c.labels, c.title, c.tags, c.description, rng), seed, clip)
+            for clip in table.itertuples()
+        ]
+        tables.append(table.assign(held_out=table["part"] == "eval"))
+    if space.nsynth:
+        table = load_nsynth(space.nsynth)
+        training = table["part"] == "train"
+        if training.sum() > notes:
+            chosen = np.random.default_rng(seed).permutation(np.flatnonzero(training))[:notes]
+            table = pd.concat([table.iloc[np.sort(chosen)], table[~training][: notes // 10]])
+        table["captions"] = [
+            _phrasings(lambda rng, c=clip: nsynth_caption(c.record, rng), seed, clip) for clip in table.itertuples()
+        ]
+        tables.append(table.assign(held_out=table["part"] != "train"))
+    stores = {}
+    for table in tables:
+        source = table["source"].iat[0]
+        root = Path(space.scratch) / "stores" / source
+        stores[source] = build_store(table, root, sizes.clap.audio.sample_rate, prepare)
+        removed[f"{source} recordings that cannot be read"] = len(stores[source].lost)
+    joined = pd.concat(tables, ignore_index=True)[["sound_id", "source", "path", "captions", "held_out"]]
+    joined = joined[[row.sound_id in stores[row.source] and len(row.captions) > 0 for row in joined.itertuples()]]
+    held_out = joined["held_out"]
+    return Captioned(joined[~held_out].reset_index(drop=True), joined[held_out].reset_index(drop=True), stores, removed)
+
+
+def _phrasings(make: Callable[[np.random.Generator], str], seed: int, clip) -> list[str]:
+    """Up to `PHRASINGS` different captions, drawn from the seed and the clip's id; none where nothing can be said."""
+    rng = clip_generator(seed, "captions", str(clip.sound_id))
+    return list(dict.fromkeys(filter(None, (make(rng) for _ in range(PHRASINGS)))))
+
+
+def retrieval(clap: Clap, clips: pd.DataFrame, stores: dict[str, AudioStore]) -> dict[str, float]:
+    """`pretraining.retrieval_scores` of `clap` on captioned clips: the first caption of each is the query."""
+    captions = [captions[0] for captions in clips["captions"]]
+    samples = [stores[row.source].samples(row.sound_id) for row in clips.itertuples()]
+    groups = np.array([caption_group(caption) for caption in captions])
+    return retrieval_scores(
+        clap.embed_audio(samples, progress=False), clap.embed_text(captions, progress=False), groups
+    )
+
+
+def continue_pretraining(
+    space: Workspace,
+    data: Captioned,
+    name: str,
+    sources: tuple[str, ...],
+    settings: Pretraining,
+    seed: int = 0,
+    precision: str = "fp32",
+) -> tuple[Clap, pd.DataFrame]:
+    """Continue the profile's checkpoint on the captions of `sources` -> the CLAP and its history, a row an epoch.
+
+    Leaves a checkpoint folder `<runs>/<name>`, which `initialisation` of a run takes. Called again, it goes on from
+    the last finished epoch, and does nothing where all are; another start, other settings or other code begin anew.
+    """
+    start = checkpoint_of(finetune_config(space), profile(space.profile))
+    clap = load_clap(start, device=space.device, precision=precision)
+    table = data.training[data.training["source"].isin(sources)].reset_index(drop=True)
+    clips = data.held_out[data.held_out["source"].isin(sources)]
+    folder = Path(space.runs) / name
+    # A state belongs to its start, its settings and the code: others have folders of their own.
+    code = joined_digest(code_digests("haf_utils.experiment.continued"))
+    key = f"{checkpoint_digest(start, seed)[:8]}-{code[:8]}-{_short(dataclasses.astuple(settings))}-s{seed}"
+    history = pretrain(
+        clap,
+        table,
+        data.stores,
+        folder / "training" / key,
+        settings,
+        seed=seed,
+        evaluate=lambda current: retrieval(current, clips, data.stores) if len(clips) else {},
+    )
+    save_clap(clap.network, clap.tokenizer, folder)
+    return clap, history
+
+
+def _short(values: tuple) -> str:
+    return "-".join(f"{value:g}" for value in values)

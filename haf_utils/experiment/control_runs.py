@@ -1,0 +1,192 @@
+"""Controls in run folders: simpler systems on the same clips, split and embeddings, judged as HAF-CLAP is.
+
+Each leaves a run folder in the format of `haf_utils.runs`, so that ablations, ensembles and tables read it like any
+other run. None uses test-time augmentation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+
+from haf_utils.config import FinetuneConfig, default_name, resolve
+from haf_utils.controls import metadata_classifier
+from haf_utils.corpus import Corpus
+from haf_utils.experiment.assembly import assemble, checkpoint_of, load_source, text_order
+from haf_utils.hatr import train_hatr
+from haf_utils.inference import predict
+from haf_utils.inputs import CachedInputs
+from haf_utils.model import Model
+from haf_utils.profiles import profile
+from haf_utils.runs import Predictions
+from haf_utils.taxonomy import CLASSES
+from haf_utils.training import SCORED, close_run, open_run
+
+__all__ = ["CONTROLS", "neighbour_posteriors", "run_control"]
+
+NEIGHBOURS = 10  # ours
+STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # ours: inverse regularisation of the linear probe, chosen on validation
+
+# kind -> modalities that it reads
+CONTROLS = {
+    "zero-shot": "audio",
+    "neighbours": "both",
+    "linear": "both",
+    "linear-audio": "audio",
+    "metadata": "text",
+    "hatr": "both",
+}
+# What of a configuration means something to a control; all else is left at its default.
+_USED = (
+    "dataset runs extra evaluation scratch name profile initialisation split fold seed extra_weight data_share "
+    "shuffle_texts device"
+).split()
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a control may look at. rows: of the corpus by part; texts (N,) and inputs: of every row of the corpus."""
+
+    config: FinetuneConfig
+    corpus: Corpus
+    inputs: CachedInputs
+    rows: dict[str, np.ndarray]
+    texts: np.ndarray
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.corpus.labels
+
+
+def run_control(config: FinetuneConfig, kind: str, quiet: bool = False) -> Path:
+    """Train the control `kind` (one of `CONTROLS`) and leave a run folder, control-<kind>_f<fold>_s<seed>.
+
+    Of `config` it takes dataset, split, fold, seed, initialisation, `data_share`, `shuffle_texts`, and for HATR
+    `epochs` (None: as the profile says). `extra_weight` 0 leaves BSD35k-CS out; any other counts its clips like all
+    others. In config.json its `system` is control-<kind>. A finished run is returned as it is. Raises ValueError for an
+    unknown kind and for zero-shot on embeddings without their CLAP.
+    """
+    if kind not in CONTROLS:
+        raise ValueError(f"kind={kind!r} is unknown: choose one of {', '.join(CONTROLS)}")
+    used = {name: getattr(config, name) for name in _USED} | {"train": "head", "tta_views": None}
+    if kind == "hatr":
+        used["epochs"] = config.epochs if config.epochs is not None else profile(config.profile).hatr_epochs
+    named = FinetuneConfig(**used | {"epochs": config.epochs if kind == "hatr" else None})
+    name = config.name or default_name(named).replace("haf-head", f"control-{kind}", 1)
+    own = resolve(FinetuneConfig(**used | {"name": name, "modality": CONTROLS[kind], "tta_views": 0}))
+
+    corpus, _, inputs, digests = assemble(own)
+    if kind == "zero-shot" and corpus.features is not None:
+        raise ValueError(
+            f"{own.dataset} ships embeddings but not the CLAP that made them, and zero-shot needs its text branch"
+        )
+    own = dataclasses.replace(own, system=f"control-{kind}")  # so that nobody takes it for a run of HAF-CLAP
+    rows = open_run(own, corpus, digests, quiet)
+    folder = Path(own.runs) / name
+    if rows is None:
+        return folder
+    texts = corpus.table["text"].to_numpy()[text_order(own, corpus)]
+    material = Material(own, corpus, inputs, rows, texts)
+    started = time.monotonic()
+    if kind == "hatr":
+        model, history = train_hatr(
+            inputs, corpus.labels, rows["train"], rows["validation"], own.seed, used["epochs"], quiet
+        )
+        model = Model(None, model)
+        ids = corpus.table["sound_id"].to_numpy().astype(str)
+        predictions = {
+            part: predict(model, inputs, rows[part], ids[rows[part]], corpus.labels[rows[part]], views=0)
+            for part in SCORED
+            if len(rows[part])
+        }
+    else:
+        model, history = None, pd.DataFrame(columns=["epoch", "loss"])
+        predictions = _predictions(material, _FITS[kind](material), CONTROLS[kind])
+    close_run(folder, corpus.labels[rows["train"]], history, predictions, model, started)
+    return folder
+
+
+def _predictions(material: Material, posteriors: Callable, modality: str) -> dict[str, Predictions]:
+    """`posteriors(rows) -> (R, 23)` of every scored part. Weights of a control that does not fuse are NaN."""
+    weights = {"audio": (1.0, 0.0), "text": (0.0, 1.0), "both": (np.nan, np.nan)}[modality]
+    ids, result = material.corpus.table["sound_id"].to_numpy().astype(str), {}
+    for part in SCORED:
+        rows = material.rows[part]
+        if len(rows):
+            found = posteriors(rows)
+            share = np.tile(weights, (len(rows), 1))
+            result[part] = Predictions(ids[rows], material.labels[rows], found[None], found, share)
+    return result
+
+
+def _spread(probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Posteriors of the classes seen in training (N, C) -> of all 23, 0 for the others."""
+    result = np.zeros((len(probabilities), len(CLASSES)))
+    result[:, classes] = probabilities
+    return result
+
+
+def _vectors(material: Material, modality: str) -> np.ndarray:
+    """What scikit-learn reads of each clip: the audio embedding, and for "both" the text's and whether there is one."""
+    inputs = material.inputs
+    parts = [inputs.audio] if modality == "audio" else [inputs.audio, inputs.text, inputs.presence[:, None]]
+    return torch.cat(parts, dim=1).cpu().numpy()
+
+
+def _zero_shot(material: Material) -> Callable:
+    config = material.config
+    sizes = profile(config.profile)
+    clap = load_source(checkpoint_of(config, sizes), config.seed, sizes, config.device)
+    audio = material.inputs.audio.cpu().numpy()
+    return lambda rows: clap.zero_shot(audio[rows])
+
+
+def neighbour_posteriors(train: np.ndarray, labels: np.ndarray, test: np.ndarray, k: int = NEIGHBOURS) -> np.ndarray:
+    """Votes of the `k` nearest by cosine, weighted by closeness: (M, E), labels (M,), (N, E) -> posteriors (N, 23)."""
+    model = KNeighborsClassifier(min(k, len(train)), weights="distance", metric="cosine", algorithm="brute")
+    model.fit(train, labels)
+    return _spread(model.predict_proba(test), model.classes_)
+
+
+def _neighbours(material: Material) -> Callable:
+    vectors, train = _vectors(material, "both"), material.rows["train"]
+    return lambda rows: neighbour_posteriors(vectors[train], material.labels[train], vectors[rows])
+
+
+def _linear(material: Material) -> Callable:
+    """Multinomial logistic regression, its strength chosen by the cross-entropy of the validation clips."""
+    vectors = _vectors(material, material.config.modality)
+    train, validation = material.rows["train"], material.rows["validation"]
+    best, lowest = None, np.inf
+    for strength in STRENGTHS:
+        model = LogisticRegression(C=strength, max_iter=1000).fit(vectors[train], material.labels[train])
+        found = _spread(model.predict_proba(vectors[validation]), model.classes_)
+        # A class that training lacks has a posterior of 0: the same penalty for every strength.
+        loss = -np.log(found[np.arange(len(validation)), material.labels[validation]].clip(1e-12)).mean()
+        if loss < lowest:
+            best, lowest = model, loss
+    return lambda rows: _spread(best.predict_proba(vectors[rows]), best.classes_)
+
+
+def _metadata(material: Material) -> Callable:
+    train = material.rows["train"]
+    model = metadata_classifier().fit(material.texts[train].tolist(), material.labels[train])
+    return lambda rows: model.predict_proba(material.texts[rows].tolist())
+
+
+_FITS = {
+    "zero-shot": _zero_shot,
+    "neighbours": _neighbours,
+    "linear": _linear,
+    "linear-audio": _linear,
+    "metadata": _metadata,
+}

@@ -1,0 +1,321 @@
+"""Classify any recordings with a trained model, or with the average of several.
+
+    python -m haf_utils.experiment.predict RUN [RUN ...] FILE_OR_FOLDER [...] [--metadata CSV] [--out CSV] [--views 5]
+
+Run folders come first; several make an ensemble. A run folder is all that is needed: the backbone is the run's own, or
+the checkpoint that its head was trained on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from safetensors.torch import load_file
+
+from haf_utils.audio import AudioError, prepare
+from haf_utils.captions import freesound_text
+from haf_utils.clap import Clap
+from haf_utils.config import FinetuneConfig, check
+from haf_utils.datasets import EXTENSIONS, read_csv
+from haf_utils.decoding import decoded
+from haf_utils.experiment.assembly import (
+    SHIPPED,
+    assemble,
+    checkpoint_digest,
+    checkpoint_of,
+    classifier_of,
+    load_source,
+)
+from haf_utils.inference import average_probabilities, predict
+from haf_utils.inputs import LiveInputs
+from haf_utils.io.files import atomic_write
+from haf_utils.io.progress import bar
+from haf_utils.model import ClapBackbone, Model, PasstBackbone
+from haf_utils.passt import build_passt
+from haf_utils.profiles import profile
+from haf_utils.runs import Predictions, Run, RunError, load_run
+from haf_utils.taxonomy import CLASSES, NAMES
+
+__all__ = ["Loaded", "classify_files", "find_recordings", "load_system", "predict_again", "read_texts"]
+
+_CHUNK = 64  # recordings decoded at a time: bounds memory
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A trained model ready to hear recordings: system (in eval mode, with its backbone); clap (its tokenizer; None for
+    PaSST, which reads no text); what it hears at once, `window` samples at `sample_rate` Hz; config of its run."""
+
+    name: str
+    system: Model
+    clap: Clap | None
+    window: int
+    sample_rate: int
+    config: FinetuneConfig
+
+    @property
+    def reads_text(self) -> bool:
+        """Whether a text can change what it says."""
+        c = self.config
+        return c.system == "haf" and c.modality != "audio" or c.system == "text_aux" and c.text_at_inference
+
+
+def load_system(run: Run | Path | str, device: str = "cpu") -> Loaded:
+    """The trained model of a run folder, on `device`.
+
+    Raises RunError if the folder is no finished run, was trained on embeddings that a dataset ships, or its head on a
+    checkpoint that has changed since; ValueError for a device that is not there.
+    """
+    run = run if isinstance(run, Run) else load_run(run)
+    weights = run.folder / "model.safetensors"
+    if not weights.is_file():
+        raise RunError(f"{run.folder} has no model.safetensors: this run cannot classify new recordings")
+    fields = {field.name for field in dataclasses.fields(FinetuneConfig)}
+    config = FinetuneConfig(**{k: v for k, v in run.config["config"].items() if k in fields} | {"device": device})
+    check(config)
+    sizes, state, clap = profile(config.profile), load_file(weights), None
+    source = str(run.folder)
+    if config.train == "head":
+        source = checkpoint_of(config, sizes)
+        recorded = run.config["digests"]["checkpoint"]
+        if recorded == SHIPPED:
+            raise RunError(
+                f"{run.folder} was trained on the embeddings that its dataset ships, so there is no backbone to embed "
+                "recordings with: train on audio"
+            )
+        if recorded != checkpoint_digest(source, config.seed):
+            raise RunError(f"{run.folder} was trained on another checkpoint than {source} is now: train it again")
+    if config.system == "passt":
+        backbone, width, audio = PasstBackbone(build_passt(sizes.passt, source)), sizes.passt.dim, sizes.passt
+    else:
+        clap = load_source(source, config.seed, sizes, device, config.precision)
+        backbone, width, audio = ClapBackbone(clap.network), clap.config.embedding, clap.config.audio
+    classifier = classifier_of(config, sizes, width)
+    prefix = "classifier."
+    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    try:
+        classifier.load_state_dict(own)
+    except RuntimeError as error:
+        raise RunError(
+            f"{run.folder} does not hold the classifier of its configuration: controls cannot be loaded"
+        ) from error
+    system = Model(backbone, classifier).to(device).eval()
+    return Loaded(run.name, system, clap, audio.window_samples, audio.sample_rate, config)
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """Decoded recordings in the place of a corpus: table with sound_id and text; decoded, int16 (n,) each."""
+
+    table: pd.DataFrame
+    decoded: list[np.ndarray]
+
+    def samples(self, row: int) -> np.ndarray:
+        return self.decoded[row]
+
+
+def hear(model: Loaded, recordings: Recordings, views: int = 0, seed: int = 0, batch: int = 32) -> Predictions:
+    """Predictions of decoded recordings: of fixed windows, and of `views` random views."""
+    texts = recordings.table["text"].tolist()
+    presence = np.array([text != "" for text in texts], np.float32)
+    if model.clap is None:
+        tokens, presence = [[0]] * len(texts), np.zeros_like(presence)
+    else:
+        tokens = [encoding.ids for encoding in model.clap.tokenizer.encode_batch(texts)]
+    device = next(model.system.parameters()).device
+    inputs = LiveInputs(recordings, model.window, tokens, presence, device, model.config.precision)
+    return predict(
+        model.system,
+        inputs,
+        np.arange(len(texts)),
+        recordings.table["sound_id"].to_numpy(),
+        np.full(len(texts), -1),
+        views=views,
+        deviation=model.config.feature_noise,
+        seed=seed,
+        batch=batch,
+    )
+
+
+def predict_again(run: Run, part: str, views: int) -> Predictions:
+    """What a trained run says of its own clips of `part` in any number of views; the first are those it recorded.
+
+    The dataset must be where it was.
+    """
+    config = FinetuneConfig(**run.config["config"])
+    corpus, system, inputs, _ = assemble(config)
+    system.load_state_dict(load_file(run.folder / "model.safetensors"))
+    rows = np.flatnonzero(corpus.parts(config.split, config.fold) == part)
+    ids = corpus.table["sound_id"].to_numpy().astype(str)[rows]
+    options = {"deviation": config.feature_noise, "seed": config.seed, "batch": config.batch}
+    return predict(system, inputs, rows, ids, corpus.labels[rows], views=views, **options)
+
+
+def classify_files(
+    models: Sequence[Loaded],
+    paths: Sequence[Path | str],
+    texts: Mapping[str, str] | None = None,
+    weights=None,
+    views: int = 0,
+) -> pd.DataFrame:
+    """Classify recordings by the average of `models` -> DataFrame, a row a recording, in the order given.
+
+    texts: text by file name without extension; none for a recording that is not in it. weights (M,): of the models,
+    equal by default. views: random views a model averages (test-time augmentation); 0: fixed windows.
+    Columns: file; class, score (its posterior in [0, 1]); text (whether there was one); problem ("" or why the
+    recording cannot be decoded: then class is "" and all numbers are NaN); and one column a class code, its posterior.
+    """
+    if not models:
+        raise ValueError("there is no model to classify with")
+    average_probabilities([np.ones((1, len(CLASSES)))] * len(models), weights)  # refuses wrong weights before the work
+    paths, texts = [Path(path) for path in paths], texts or {}
+    rows = []
+    with bar(total=len(paths), description="recordings", unit="file") as progress:
+        for chunk, decoded in _decoded(paths, sorted({model.sample_rate for model in models})):
+            fine = [place for place, samples in enumerate(decoded) if not isinstance(samples, str)]
+            table = pd.DataFrame({"sound_id": [str(chunk[p]) for p in fine]})
+            table["text"] = pd.Series([texts.get(chunk[p].stem, "") for p in fine], dtype=object)
+            said = np.full((len(chunk), len(CLASSES)), np.nan)
+            if fine:
+                each = [
+                    hear(model, Recordings(table, [decoded[p][model.sample_rate] for p in fine]), views).probabilities
+                    for model in models
+                ]
+                said[fine] = average_probabilities(each, weights)
+            for place, path in enumerate(chunk):
+                problem = decoded[place] if isinstance(decoded[place], str) else ""
+                best = 0 if problem else int(said[place].argmax())
+                rows.append(
+                    {
+                        "file": str(path),
+                        "class": "" if problem else CLASSES[best],
+                        "score": said[place, best],
+                        "text": bool(texts.get(path.stem, "")),
+                        "problem": problem,
+                    }
+                    | dict(zip(CLASSES, said[place], strict=True))
+                )
+            progress.update(len(chunk))
+    return pd.DataFrame(rows)
+
+
+def _decoded(paths: list[Path], rates: list[int]) -> Iterator[tuple[list[Path], list]]:
+    """Chunks of paths, each with its samples by rate, or with the reason why it has none."""
+
+    def work(path: Path) -> dict[int, np.ndarray] | str:
+        try:
+            samples = {rate: prepare(path, rate) for rate in rates}
+        except AudioError as error:
+            return error.reason
+        return samples if all(s.any() for s in samples.values()) else "silent"
+
+    for first in range(0, len(paths), _CHUNK):
+        chunk = paths[first : first + _CHUNK]
+        yield chunk, list(decoded(work, chunk))
+
+
+def find_recordings(given: Sequence[Path | str]) -> list[Path]:
+    """The files given and, of each folder given, all sound files in it and below, sorted. A name that does not exist
+    is kept: it is reported with the others. Raises ValueError where a folder holds no sound file."""
+    found: list[Path] = []
+    for path in map(Path, given):
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
+            if not inside:
+                raise ValueError(f"{path} holds no sound file ({', '.join(EXTENSIONS)})")
+            found += inside
+        else:
+            found.append(path)
+    return list(dict.fromkeys(found))
+
+
+def read_texts(path: Path | str) -> dict[str, str]:
+    """Texts by id from a metadata CSV: a column sound_id, anonymous_id, id or file (its extension does not matter), and
+    any of title, tags, description. Raises ValueError that names the columns if it has none of them."""
+    table = read_csv(path)
+    key = next((name for name in ("sound_id", "anonymous_id", "id", "file") if name in table), None)
+    fields = [name for name in ("title", "tags", "description") if name in table]
+    if key is None or not fields:
+        raise ValueError(
+            f"{path} needs a column sound_id, anonymous_id, id or file, and one of title, tags, description; it has "
+            f"{', '.join(table.columns)}"
+        )
+    ids = table[key].str.strip()
+    ids = ids.map(lambda name: Path(name).stem if Path(name).suffix.lower() in EXTENSIONS else name)
+    filled = [table[name] if name in fields else [""] * len(table) for name in ("title", "tags", "description")]
+    return {id_: freesound_text(*row) for id_, *row in zip(ids, *filled, strict=True)}
+
+
+def _top_three(row: pd.Series) -> str:
+    best = row[list(CLASSES)].astype(float).sort_values(ascending=False, kind="stable")[:3]
+    return "   ".join(f"{code:<5} {_cut(NAMES[code], 24):<24} {100 * p:5.1f} %" for code, p in best.items())
+
+
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line. Returns 0; 1 where some recordings could not be classified; 2 for what is wrongly asked."""
+    parser = argparse.ArgumentParser(
+        prog="python -m haf_utils.experiment.predict",
+        description=__doc__.splitlines()[0],
+        epilog="Example: python -m haf_utils.experiment.predict runs/embedded-mini/haf-joint_* ~/recordings "
+        "--out classes.csv (a run of `make run`; a run folder is one with a config.json)",
+    )
+    parser.add_argument("run", metavar="RUN", help="run folder; those that follow it are averaged with it")
+    parser.add_argument("audio", nargs="+", metavar="PATH", help="sound files, or folders of them")
+    parser.add_argument("--metadata", metavar="CSV", help="titles, tags, descriptions, keyed by sound_id, id or file")
+    parser.add_argument("--out", metavar="CSV", help="where to write all posteriors")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing --out")
+    parser.add_argument("--weights", nargs="+", type=float, metavar="W", help="of the runs (default: equal)")
+    parser.add_argument(
+        "--views", type=int, default=0, help="random views a model averages; 0: fixed windows (default)"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
+    given = parser.parse_args(arguments)
+    try:
+        if given.out and Path(given.out).exists() and not given.overwrite:
+            raise FileExistsError(f"{given.out} exists: choose another name, or pass --overwrite")
+        if given.views < 0:
+            raise ValueError(f"--views {given.views} must be at least 0")
+        texts = read_texts(given.metadata) if given.metadata else {}
+        more = list(itertools.takewhile(lambda path: (Path(path) / "config.json").is_file(), given.audio))
+        if len(more) == len(given.audio):
+            raise ValueError("there is nothing to classify: name files or folders after the run folders")
+        paths = find_recordings(given.audio[len(more) :])
+        models = [load_system(run, given.device) for run in (given.run, *more)]
+        table = classify_files(models, paths, texts, given.weights, given.views)
+    except (OSError, ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if given.out:  # before anything is printed, to whomever stops reading
+        atomic_write(given.out, lambda path: table.to_csv(path, index=False, float_format="%.6f"))
+    for _, row in table.iterrows():
+        print(f"{row['file']}\n    {row['problem'] and 'not classified: ' + row['problem'] or _top_three(row)}")
+    if given.out:
+        print(f"{_count(len(table), 'row')} in {given.out}")
+    lost = int((table["problem"] != "").sum())
+    if len(models) > 1:
+        print(f"the average of {len(models)} runs")
+    if given.metadata:
+        print(f"{given.metadata} has a text for {int(table['text'].sum())} of {_count(len(table), 'recording')}")
+    if lost:
+        print(f"{lost} of {len(table)} recordings could not be classified", file=sys.stderr)
+    return int(lost > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

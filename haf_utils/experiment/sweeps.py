@@ -1,0 +1,338 @@
+"""Many runs: a grid of parameters, seeds and folds, in local workers or on a Slurm cluster.
+
+    python -m haf_utils.experiment.sweeps train=head smoothing=none,uniform,hierarchical fold=0,1,2,3,4 seed=0,1,2
+    python -m haf_utils.experiment.sweeps grid.yaml --slurm --partition gpu --gres gpu:1 --time 240 --runs-per-job 10
+
+A grid maps parameters of `FinetuneConfig` to lists of values; a YAML or JSON file may hold a list of grids. Everything
+is checked before anything starts. Finished runs are skipped, interrupted ones go on, failed ones are reported and
+tried again on request.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import itertools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import submitit
+import torch
+import yaml
+from submitit.helpers import environment_variables
+
+from haf_utils.config import FinetuneConfig, resolve
+from haf_utils.decoding import cores
+from haf_utils.experiment.assembly import corpus_of, digests_of
+from haf_utils.experiment.worker import Worker
+from haf_utils.experiment.workspace import finetune_config, workspace
+from haf_utils.io.files import atomic_write
+from haf_utils.io.progress import bar, line
+from haf_utils.profiles import PROFILES
+from haf_utils.runs import finished
+from haf_utils.training import recorded
+
+__all__ = ["Outcome", "Slurm", "grid", "main", "sweep"]
+
+_FIELDS = [field.name for field in dataclasses.fields(FinetuneConfig)]
+# glibc keeps freed memory, so that the tensors of the next step need not fault their pages in again.
+_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1"}
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """How jobs are run on a cluster. The folders of data, runs and package must be the same on its nodes, which need
+    no network; `scratch` of the runs may be a disk of the node, and is filled there."""
+
+    partition: str = ""
+    account: str = ""
+    gres: str = ""  # such as gpu:1
+    time: int = 240  # minutes a job; what does not fit is put back into the queue and goes on
+    runs_per_job: int = 10
+    cpus: int = 2  # a job
+    memory: str = ""  # a job, such as 16G
+    poll: float = 10.0  # seconds between questions to the scheduler
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """folders: of the finished runs, in the order asked for; skipped: names of those that were finished before;
+    failed: traceback by name; absent: names of those that no worker came to."""
+
+    folders: list[Path]
+    skipped: list[str]
+    failed: dict[str, str]
+    absent: list[str]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.folders)} runs finished, {len(self.skipped)} of them before"]
+        for name, text in self.failed.items():
+            lines.append(f"failed: {name}: {text.strip().splitlines()[-1]}")
+        if self.absent:
+            lines.append(f"not run, since no worker was left: {', '.join(self.absent)}")
+        return "\n".join(lines)
+
+
+def grid(
+    base: FinetuneConfig, parameters: Mapping[str, Sequence] | Sequence[Mapping[str, Sequence]]
+) -> list[FinetuneConfig]:
+    """All combinations of the values of `parameters`, each laid over `base`; of several mappings one after the other.
+
+    Every combination is checked, and returned with its None replaced and its name filled in; what occurs twice is
+    returned once. Raises ValueError or TypeError that names the parameter, and what it may be.
+    """
+    configs = []
+    for each in [parameters] if isinstance(parameters, Mapping) else parameters:
+        if not isinstance(each, Mapping):
+            raise TypeError(f"a grid maps parameters to lists of values, {each!r} does not")
+        for name, values in each.items():
+            if name not in _FIELDS:
+                close = difflib.get_close_matches(name, _FIELDS, n=1, cutoff=0.5)
+                raise ValueError(
+                    f"{name!r} is no parameter of a run"
+                    + (f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(_FIELDS)}")
+                )
+            if isinstance(values, str) or not isinstance(values, Sequence) or len(values) == 0:
+                raise TypeError(f"{name}={values!r} must be a list of one value or more")
+        for values in itertools.product(*each.values()):
+            configs.append(dataclasses.replace(base, **dict(zip(each, values, strict=True))))
+    return _each_once(configs)
+
+
+def _each_once(configs: Sequence[FinetuneConfig]) -> list[FinetuneConfig]:
+    """`configs` resolved, each once; ValueError where two different ones have the same name."""
+    found: dict[str, FinetuneConfig] = {}
+    for config in map(resolve, configs):
+        if found.setdefault(config.name, config) != config:
+            raise ValueError(f"two different runs would be called {config.name!r}: give one of them a `name`")
+    return list(found.values())
+
+
+def sweep(
+    configs: Sequence[FinetuneConfig],
+    workers: int | None = None,
+    slurm: Slurm | None = None,
+    retry_failed: bool = False,
+    quiet: bool = False,
+) -> Outcome:
+    """Do every run of `configs` that is not finished yet, in `workers` processes here, or on a cluster as `slurm` says.
+
+    workers: None for one a core, or one a GPU. A run that raises is reported and does not stop the others; nor does a
+    worker that is killed. Runs that failed before are reported again, unless `retry_failed`. An interrupt (Ctrl-C)
+    ends all workers and jobs; the same call goes on from there.
+    On a cluster, whether the data changed since a run finished is not looked at: that would decode them here.
+    Raises ValueError or TypeError for wrong parameters, RunError where other runs have taken the names: before
+    anything starts.
+    """
+    configs = _each_once(configs)
+    skipped, failed, pending, absent = [], {}, [], []
+    for config in configs:
+        folder = Path(config.runs) / config.name
+        if _finished_before(config, look_at_data=slurm is None):
+            skipped.append(config.name)
+        elif (folder / "error.txt").is_file() and not retry_failed:
+            failed[config.name] = (folder / "error.txt").read_text("utf-8")
+        else:
+            pending.append(config)
+    done = set(skipped)
+    if pending:
+        marks = _carry_out(pending, workers, slurm, quiet)
+        done |= marks["done"]
+        for config in pending:
+            if config.name in marks["failed"]:
+                failed[config.name] = (Path(config.runs) / config.name / "error.txt").read_text("utf-8")
+            elif config.name not in marks["done"]:
+                absent.append(config.name)
+    folders = [Path(config.runs) / config.name for config in configs if config.name in done]
+    return Outcome(folders, skipped, failed, absent)
+
+
+def _finished_before(config: FinetuneConfig, look_at_data: bool) -> bool:
+    """Whether this run is there, finished, on the data as they are. RunError where its name is taken by another."""
+    known, folder = recorded(config), Path(config.runs) / config.name
+    if known is None or not finished(folder) or not look_at_data:
+        return known is not None and finished(folder)
+    return known == digests_of(config, corpus_of(config))
+
+
+def _carry_out(pending, workers, slurm, quiet) -> dict[str, set[str]]:
+    """Start the workers, wait for them, end them; names of the runs by how they ended ("done", "failed")."""
+    root = Path(pending[0].runs) / "sweeps"
+    root.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="sweep-", dir=root))
+    (folder / "watched").touch()
+    jobs = []
+    try:
+        start = _start_locally if slurm is None else _start_on_cluster
+        jobs = start(pending, folder, workers, slurm)
+        marks = _watch(jobs, pending, folder, slurm, quiet)
+    finally:
+        (folder / "watched").unlink()  # local workers end when they miss it
+        if slurm is not None:
+            # By name: an interrupt may fall between a submission and its answer, which has the number.
+            subprocess.run(["scancel", "--name", _job_name(folder)], check=False)
+        _wait(jobs, folder, slurm)
+    if len(marks["done"]) == len(pending):
+        shutil.rmtree(folder, ignore_errors=True)  # claims and logs of a sweep in which all went well
+    return marks
+
+
+def _start_locally(pending, folder: Path, workers, slurm) -> list[submitit.Job]:
+    on_gpu = any(torch.device(config.device).type == "cuda" for config in pending)
+    number = min(workers or (torch.cuda.device_count() if on_gpu else cores()), len(pending))
+    threads = max(1, cores() // number)
+    executor = submitit.LocalExecutor(folder / "logs")
+    executor.update_parameters(timeout_min=60 * 24 * 365)  # nobody waits for a local worker but its owner
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    worker = Worker(tuple(pending), str(folder), threads, launcher=os.getpid(), visible=visible)
+    memory = {name: os.environ.get(name, value) for name, value in _MEMORY.items()}
+    with environment_variables(OMP_NUM_THREADS=str(threads), HAF_PROGRESS="lines", **memory):
+        return [executor.submit(dataclasses.replace(worker, gpu=place)) for place in range(number)]
+
+
+def _start_on_cluster(pending, folder: Path, workers, slurm: Slurm) -> list[submitit.Job]:
+    executor = submitit.SlurmExecutor(folder / "logs", max_num_timeout=1000)
+    settings = {"partition": slurm.partition, "account": slurm.account, "gres": slurm.gres, "mem": slurm.memory}
+    executor.update_parameters(
+        **{name: value for name, value in settings.items() if value},
+        time=slurm.time,
+        cpus_per_task=slurm.cpus,
+        job_name=_job_name(folder),
+        additional_parameters={"requeue": True},
+        setup=[
+            "export HF_HUB_OFFLINE=1 HAF_PROGRESS=lines",
+            *(f"export {name}=${{{name}:-{value}}}" for name, value in _MEMORY.items()),
+        ],
+    )
+    chunks = [pending[start : start + slurm.runs_per_job] for start in range(0, len(pending), slurm.runs_per_job)]
+    with executor.batch():
+        jobs = [executor.submit(Worker(tuple(chunk), str(folder), slurm.cpus)) for chunk in chunks]
+    return jobs
+
+
+def _job_name(folder: Path) -> str:
+    return f"haf-{folder.name}"
+
+
+def _alive(jobs, folder: Path, slurm: Slurm | None) -> bool:
+    """Whether any job still waits or works. squeue answers also where a cluster keeps no accounts, sacct does not."""
+    if slurm is None:
+        return any(not job.done() for job in jobs)
+    command = ["squeue", "--noheader", "--name", _job_name(folder)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
+    return bool(answer.stdout.strip()) or answer.returncode != 0  # a scheduler that does not answer is asked again
+
+
+def _watch(jobs, pending, folder: Path, slurm: Slurm | None, quiet: bool) -> dict[str, set[str]]:
+    """Count what the workers mark until all is done or no worker is left; then write down what died with one."""
+    names = {config.name for config in pending}
+    marks: dict[str, set[str]] = {"done": set(), "failed": set(), "claimed": set()}
+    step, ended = max(1, len(names) // 10), 0
+    with bar(total=len(names), description="runs", unit="run", quiet=quiet) as progress:
+        while True:
+            alive = _alive(jobs, folder, slurm)  # asked first: what a worker marked before it ended is then seen below
+            before = ended
+            for kind in marks:
+                marks[kind] = {path.stem for path in folder.glob(f"*.{kind}")} & names
+            ended = len(marks["done"] | marks["failed"])
+            progress.update(ended - before)
+            progress.set_postfix(failed=len(marks["failed"]))
+            if ended // step > before // step:
+                line(f"{ended} of {len(names)} runs, {len(marks['failed'])} failed", quiet)
+            if ended == len(names) or not alive:
+                break
+            time.sleep(slurm.poll if slurm else 0.2)
+    for config in pending:
+        if config.name in marks["claimed"] - marks["done"] - marks["failed"]:
+            text = f"The worker that did this run was killed (out of memory?); its log is in {folder / 'logs'}\n"
+            atomic_write(
+                Path(config.runs) / config.name / "error.txt", lambda path, text=text: path.write_text(text, "utf-8")
+            )
+            marks["failed"].add(config.name)
+    return marks
+
+
+def _wait(jobs, folder: Path, slurm: Slurm | None, seconds: float = 15.0) -> None:
+    """Give the workers time to end."""
+    end = time.monotonic() + seconds
+    while _alive(jobs, folder, slurm) and time.monotonic() < end:
+        time.sleep(0.2 if slurm is None else 1.0)
+
+
+def read_grid(arguments: Sequence[str]) -> list[dict[str, list]]:
+    """Grids from the command line: YAML or JSON files, and `name=value,value` arguments that extend each of them.
+
+    Raises ValueError that names the argument, or the file.
+    """
+    grids: list[dict] = []
+    extension = {}
+    for argument in arguments:
+        if "=" in argument:
+            name, _, values = argument.partition("=")
+            extension[name] = [yaml.safe_load(value) for value in values.split(",")]
+            continue
+        try:
+            content = yaml.safe_load(Path(argument).read_text("utf-8"))  # YAML reads JSON too
+        except (OSError, yaml.YAMLError) as error:
+            raise ValueError(f"{argument!r} is neither name=value,value nor a readable YAML file: {error}") from error
+        for each in content if isinstance(content, list) else [content]:
+            if not isinstance(each, dict):
+                raise ValueError(f"{argument}: a grid maps parameters to lists of values, {each!r} does not")
+            grids.append({name: v if isinstance(v, list) else [v] for name, v in each.items()})
+    return [each | extension for each in grids or [{}]]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns 0, 1 where runs failed, 2 for wrong arguments, 130 where interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="python -m haf_utils.experiment.sweeps",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("grid", nargs="+", help="name=value,value or a YAML or JSON file")
+    for name in ("dataset", "extra", "evaluation", "runs", "scratch"):
+        parser.add_argument(f"--{name}", default="", help="as in the notebooks")
+    parser.add_argument("--profile", default="mini", help=f"one of {', '.join(PROFILES)} (default: mini)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
+    parser.add_argument("--workers", type=int, default=None, help="local processes (default: one a core, or a GPU)")
+    parser.add_argument("--retry-failed", action="store_true", help="try again what failed before")
+    parser.add_argument("--plan", action="store_true", help="name the runs, and stop")
+    cluster = parser.add_argument_group("on a Slurm cluster")
+    cluster.add_argument("--slurm", action="store_true", help="submit jobs instead of working here")
+    for field in dataclasses.fields(Slurm):
+        kind = type(field.default)
+        option = f"--{field.name.replace('_', '-')}"
+        cluster.add_argument(option, type=kind, default=field.default, help=f"default: {field.default!r}")
+    given = parser.parse_args(arguments)
+    slurm = Slurm(**{field.name: getattr(given, field.name) for field in dataclasses.fields(Slurm)})
+    where = {
+        name: getattr(given, name)
+        for name in ("dataset", "extra", "evaluation", "runs", "scratch", "profile", "device")
+    }
+    try:
+        configs = grid(finetune_config(workspace(**where)), read_grid(given.grid))
+        if given.plan:
+            print("\n".join(config.name for config in configs))
+            return 0
+        print(f"{len(configs)} runs in {configs[0].runs}")
+        outcome = sweep(configs, given.workers, slurm if given.slurm else None, given.retry_failed)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from there", file=sys.stderr)
+        return 130
+    print(outcome)
+    return 1 if outcome.failed or outcome.absent else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

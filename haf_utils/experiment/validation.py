@@ -1,0 +1,182 @@
+"""What is in a dataset's folder and what is wrong with it, before hours of computing depend on it.
+
+    python -m haf_utils.experiment.validation ROOT [--json FILE] [--manifest FILE] [--workers N]
+
+reads every recording once (`experiment.manifest`), checks the metadata, prints a summary and exits with 0 where nothing
+is wrong, 1 where there are problems, 2 where the folder cannot be read as a dataset at all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from haf_utils.datasets import audio_files, load
+from haf_utils.experiment import manifest as manifests
+from haf_utils.io.files import write_json
+
+__all__ = ["CATEGORIES", "NOTES", "Report", "main", "validate"]
+
+# What each category means, in the order of the summary.
+CATEGORIES = {
+    "missing": "clips without a recording",
+    "damaged": "recordings that cannot be decoded, or not to their end",
+    "empty": "recordings without samples",
+    "not finite": "recordings with NaN or infinite samples",
+    "silent": "recordings in which nothing is left after quantisation to 16 bit",
+    "wrong extension": "recordings named as another format than they are",
+    "unusual": "recordings longer than ten minutes or below 4 kHz",
+    "duplicate id": "ids that occur more than once in the metadata",
+    "missing id": "rows of the metadata without an id",
+    "duplicate audio": "recordings with the same sound as an earlier one",
+    "out of taxonomy": "rows whose class is not in the Broad Sound Taxonomy",
+    "not UTF-8": "lines of the metadata read as Latin-1",
+    "short": "recordings shorter than 10 ms",
+    "not listed": "recordings that no row of the metadata names",
+    "no metadata": "clips without title, tags and description of their own",
+    "no audio": "no recordings at all: metadata, or metadata and features, only",
+}
+NOTES = ("short", "not listed", "no metadata", "no audio")  # worth knowing, legal in the official datasets
+
+
+@dataclass(frozen=True)
+class Report:
+    """root; clips, the table as `datasets.load` gives it; manifest, a row a recording (`manifest.FIELDS` and
+    sound_id), and manifest_path; findings: category, sound_id, message, one row each."""
+
+    root: Path
+    clips: pd.DataFrame
+    manifest: pd.DataFrame
+    manifest_path: Path | None
+    findings: pd.DataFrame
+
+    @property
+    def problems(self) -> pd.DataFrame:
+        """Findings without those that are legal in the official datasets (`NOTES`)."""
+        return self.findings[~self.findings.category.isin(NOTES)]
+
+    @property
+    def ok(self) -> bool:
+        return self.problems.empty
+
+    @property
+    def hours(self) -> float:
+        """Sound that could be decoded, in hours."""
+        played = self.manifest[self.manifest.rate > 0]
+        return float((played.frames / played.rate).sum() / 3600)
+
+    def __str__(self) -> str:
+        lines = [f"{self.root}: {len(self.clips):,} clips, {self.hours:.2f} h of sound"]
+        dropped = self.clips.attrs.get("dropped") or {}
+        if dropped:
+            codes = ", ".join(f"{code} {count}" for code, count in dropped.items())
+            lines.append(f"  {sum(dropped.values()):,} rows are not part of the task and left out: {codes}")
+        read = self.manifest[self.manifest.frames > 0]
+        for column, unit in (("rate", " Hz"), ("channels", " channels")):
+            if len(read):
+                counts = read[column].value_counts()
+                shown = ", ".join(f"{value}{unit} × {count:,}" for value, count in counts.head(6).items())
+                lines.append("  " + shown + (", …" if len(counts) > 6 else ""))
+        for category, meaning in CATEGORIES.items():
+            found = self.findings[self.findings.category == category]
+            if len(found):
+                mark = "note" if category in NOTES else "problem"
+                lines.append(f"{mark}: {len(found):,} × {category} ({meaning})")
+                for sound_id, message in found[["sound_id", "message"]].head(5).itertuples(index=False):
+                    lines.append("    " + ": ".join(filter(None, (sound_id, message))))
+                if len(found) > 5:
+                    lines.append(f"    and {len(found) - 5:,} more")
+        if self.manifest_path:
+            lines.append(f"manifest: {self.manifest_path}")
+        lines.append("nothing is wrong" if self.ok else f"{len(self.problems):,} problems")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict:
+        """The report as plain values: root, clips, hours, ok, counts by category, findings."""
+        return {
+            "root": str(self.root),
+            "source": self.clips.source.iloc[0] if len(self.clips) else "",
+            "clips": len(self.clips),
+            "hours": round(self.hours, 4),
+            "ok": self.ok,
+            "dropped": self.clips.attrs.get("dropped") or {},
+            "counts": dict(Counter(self.findings.category)),
+            "findings": self.findings.to_dict("records"),
+            "manifest": str(self.manifest_path or ""),
+        }
+
+
+def validate(root: str | os.PathLike, workers: int | None = None, manifest: str | os.PathLike | None = None) -> Report:
+    """Check the dataset in `root`, in any known layout -> `Report`. Nothing in `root` is written.
+
+    Recordings that were measured before and have not changed are not read again: their rows are in the `manifest`, by
+    default in the user's cache. Raises ValueError or FileNotFoundError where `root` cannot be read as a dataset.
+    """
+    root = Path(root)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the report says it
+        clips = load(root, strict=False)
+    findings = list(clips.attrs["problems"])
+    findings += [("not UTF-8", "", f"line {line}") for line in clips.attrs["not_utf8_rows"]]
+
+    listed = clips[clips.path.notna()]
+    named = set(listed.path)
+    left_out = set(clips.attrs.get("dropped_ids", ()))
+    for folder in sorted({root / "audio", *(Path(path).parent for path in named)}):
+        extra = {name: path for name, path in audio_files(folder).items() if path not in named and name not in left_out}
+        findings += [("not listed", name, path) for name, path in extra.items()]
+    if len(listed):
+        findings += [("missing", clip, "no recording") for clip in clips.sound_id[clips.path.isna()]]
+        path = Path(manifest) if manifest else manifests.default_path(root)
+        measured = manifests.update(path, listed.path, workers)
+    else:
+        findings.append(("no audio", "", f"no recording of {len(clips):,} clips is there"))
+        path, measured = None, pd.DataFrame(columns=list(manifests.FIELDS))
+    measured.insert(0, "sound_id", listed.sound_id.to_numpy())
+
+    for sound_id, problem in measured.loc[measured.problem != "", ["sound_id", "problem"]].itertuples(index=False):
+        category, message = problem.split(": ", 1)
+        findings.append((category, sound_id, message))
+    # Silent recordings of one length are all alike, and are named as silent already.
+    heard = measured[(measured.audio_hash != "") & ~measured.problem.str.startswith("silent")]
+    first = heard.groupby("audio_hash").sound_id.transform("first")
+    again = heard.audio_hash.duplicated()
+    pairs = zip(heard.sound_id[again], first[again], strict=True)
+    findings += [("duplicate audio", a, f"same sound as {b}") for a, b in pairs]
+    table = pd.DataFrame(findings, columns=["category", "sound_id", "message"], dtype=object)
+    return Report(root, clips, measured, path, table)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m haf_utils.experiment.validation", description="Check a dataset before computing depends on it."
+    )
+    parser.add_argument("root", help="folder of BSD10k, BSD35k-CS, the evaluation set, FSD50K or NSynth")
+    parser.add_argument("--json", metavar="FILE", help="also write the whole report here")
+    parser.add_argument("--manifest", metavar="FILE", help="keep the measurements here instead of in the user's cache")
+    parser.add_argument("--workers", type=int, help="threads that read recordings (default: one a core, at most 4)")
+    options = parser.parse_args(arguments)
+    try:
+        report = validate(options.root, options.workers, options.manifest)
+        if options.json:
+            write_json(options.json, report.to_json())
+    except (OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    print(report)
+    return 0 if report.ok else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

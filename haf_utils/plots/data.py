@@ -1,0 +1,398 @@
+"""What a dataset looks and sounds like: measurements of its clips and labels, and the pictures of notebooks 01 and 02.
+
+Nothing here needs a network. Only the first `EXCERPT_SECONDS` of a recording are decoded, so that ten thousand clips
+take little time and a recording of ten hours no more memory than a short one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import soundfile
+import soxr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
+from matplotlib.ft2font import FT2Font
+from matplotlib.patches import Rectangle
+
+from haf_utils.audio import AudioError
+from haf_utils.decoding import decoded
+from haf_utils.folds import grouped_folds, official_folds
+from haf_utils.io.progress import bar
+from haf_utils.plots.style import CLASS_COLOURS, COLOURS, colour_labels
+from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS, TOP_NAMES
+
+__all__ = [
+    "audio_figure",
+    "class_axis",
+    "clip_figure",
+    "concentration",
+    "count_figure",
+    "draw_spectrogram",
+    "folds_to_show",
+    "gap_figure",
+    "headers",
+    "levels",
+    "load_excerpt",
+    "mel_decibels",
+    "sound_profile",
+    "spectrogram_wall",
+    "split_figure",
+    "token_figure",
+    "uploader_figure",
+]
+
+EXCERPT_SECONDS = 30.0  # BSD's clips are no longer
+MEL_RATE, WINDOW, HOP = 32_000, 1280, 320  # Hz; samples: windows of 40 ms, every 10 ms
+BANDS, LOW, HIGH = 64, 50.0, 14_000.0  # CLAP's mel bands (Slaney) and their range in Hz
+FLOOR = -80.0  # dB relative to a clip's loudest band and frame
+SILENCE = 1e-6  # mel power of a clip that shows nothing: far below the rounding of 16 bits
+MEL_COLOURS = {"cmap": "magma", "vmin": FLOOR, "vmax": 0, "interpolation": "nearest"}
+
+
+# Measurements ---------------------------------------------------------------------------------------------------------
+
+
+def folds_to_show(table: pd.DataFrame, seed: int = 0) -> tuple[list, str]:
+    """Folds that keep uploaders apart and ""; where uploaders are too few, the official folds and a note saying so."""
+    try:
+        return grouped_folds(table, seed), ""
+    except ValueError as few:
+        return official_folds(table.label), f"{few}. Below, the official folds stand in their place."
+
+
+def headers(paths: Iterable) -> pd.DataFrame:
+    """Headers of recordings: a row a path with seconds, rate (Hz) and channels; NaN where there is no
+    readable file."""
+
+    def read(path) -> tuple[float, float, float]:
+        try:
+            info = soundfile.info(path)
+            return info.duration, info.samplerate, info.channels
+        except (soundfile.SoundFileError, OSError, TypeError):  # TypeError: no path
+            return np.nan, np.nan, np.nan
+
+    paths = list(paths)
+    rows = list(bar(decoded(read, paths), total=len(paths), description="headers"))
+    return pd.DataFrame(rows, columns=["seconds", "rate", "channels"], dtype=float)
+
+
+def load_excerpt(path, seconds: float = EXCERPT_SECONDS) -> tuple[np.ndarray, int]:
+    """The first `seconds` of a recording, mono float32 (n,), n >= 1, and its rate in Hz.
+
+    Raises AudioError that names the file if it cannot be read, is empty or holds values that are not finite.
+    """
+    try:
+        with soundfile.SoundFile(path) as file:
+            rate = file.samplerate
+            samples = file.read(int(seconds * rate) + 1, dtype="float32", always_2d=True).mean(axis=1)
+    except (soundfile.SoundFileError, OSError, TypeError) as error:
+        raise AudioError(path, f"cannot be read: {str(error).split(': ')[-1].rstrip('.')}") from error
+    if len(samples) == 0:
+        raise AudioError(path, "no samples")
+    if not np.isfinite(samples).all():
+        raise AudioError(path, "holds values that are not finite")
+    return samples, rate
+
+
+def levels(samples: np.ndarray) -> tuple[float, float]:
+    """Peak and RMS of samples in [-1, 1], each as a level in dBFS: 0 at full scale, -120 for silence."""
+    peak, rms = np.abs(samples).max(), np.sqrt(np.square(samples, dtype=np.float64).mean())
+    return 20 * np.log10(max(peak, 1e-6)), 20 * np.log10(max(rms, 1e-6))
+
+
+def mel_decibels(samples: np.ndarray, rate: int) -> np.ndarray:
+    """Samples (n,) at `rate` Hz -> mel spectrogram (64, 1 + 100 n / rate), float32: dB relative to its largest value.
+
+    100 frames a second, values from -80 to 0; silence and bands above half of `rate` lie at -80.
+    """
+    import librosa  # here, since importing it takes seconds
+
+    # Padded by half a window at either end, so that the shortest clip has a frame.
+    samples = np.pad(soxr.resample(samples, rate, MEL_RATE), WINDOW // 2)
+    mel = librosa.feature.melspectrogram(
+        y=samples, sr=MEL_RATE, n_fft=WINDOW, hop_length=HOP, center=False, n_mels=BANDS, fmin=LOW, fmax=HIGH
+    )
+    return np.maximum(librosa.power_to_db(mel, ref=max(mel.max(), SILENCE), amin=1e-20, top_db=None), FLOOR)
+
+
+def sound_profile(mel: np.ndarray) -> np.ndarray:
+    """Mel spectrogram in dB (64, frames) -> (194,): mean, deviation over time and mean step of each band, logarithm of
+    the number of frames, deviation of the loudness over time. Features of a sound without training."""
+    steps = np.abs(np.diff(mel, axis=1)).mean(1) if mel.shape[1] > 1 else np.zeros(len(mel))
+    return np.concatenate([mel.mean(1), mel.std(1), steps, [np.log(mel.shape[1]), mel.mean(0).std()]])
+
+
+def concentration(table: pd.DataFrame) -> pd.DataFrame:
+    """How few people a class comes from: a row a class that occurs, indexed by code, taxonomy order.
+
+    clips; uploaders; largest, the share of the uploader with most clips, in [0, 1]; five_largest; effective, the
+    number of equally busy uploaders that would be as diverse (exponential of the Shannon entropy, Hill number of
+    order 1). A clip without an uploader is nobody else's.
+    """
+    uploader, rows = table["uploader"].where(table["uploader"] != "", "clip " + table["sound_id"]), {}
+    for code, names in uploader.groupby(table["code"]):
+        share = names.value_counts(normalize=True).to_numpy()
+        rows[code] = {
+            "clips": len(names),
+            "uploaders": len(share),
+            "largest": share[0],
+            "five_largest": share[:5].sum(),
+            "effective": np.exp(-(share * np.log(share)).sum()),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index").reindex([code for code in CLASSES if code in rows])
+
+
+# Pictures -------------------------------------------------------------------------------------------------------------
+
+
+def class_axis(axes: Axes, names: bool = True) -> np.ndarray:
+    """Classes from top to bottom in taxonomy order, top levels as bands -> y coordinate of each class (23,)."""
+    places = -(np.arange(len(CLASSES)) + 0.6 * PARENT)  # a gap between top levels
+    axes.set_yticks(places, [f"{code}  {NAMES[code]}" if names else code for code in CLASSES])
+    axes.set_ylim(places[-1] - 0.7, 0.7)
+    axes.grid(axis="y", visible=False)
+    for parent, top in enumerate(TOP_LEVELS):
+        inside = places[parent == PARENT]
+        axes.axhspan(inside.min() - 0.55, inside.max() + 0.55, color=COLOURS[top], alpha=0.07, lw=0, zorder=0)
+    colour_labels(axes.get_yticklabels())
+    axes.tick_params(axis="y", labelsize="small")
+    return places
+
+
+def count_figure(counts: Mapping[str, np.ndarray], title: str = "") -> Figure:
+    """Clips of each class (bars) inside its top level (bands, with their sums); a panel a dataset.
+
+    counts: name of a dataset -> clips of each class (23,).
+    """
+    figure, panels = plt.subplots(1, len(counts), figsize=(4 + 3.4 * len(counts), 5.6), sharey=True, squeeze=False)
+    for axes, (name, values) in zip(panels[0], counts.items(), strict=True):
+        places, total = class_axis(axes), max(int(values.sum()), 1)
+        bars = axes.barh(places, values, color=list(CLASS_COLOURS.values()), height=0.75)
+        axes.bar_label(bars, [f"{value:,}" for value in values], padding=2, fontsize="x-small", color="0.3")
+        axes.set_xlim(0, 1.9 * max(values.max(), 1))
+        for parent, top in enumerate(TOP_LEVELS):
+            inside = parent == PARENT
+            label = f"{TOP_NAMES[top]}\n{values[inside].sum():,} clips, {values[inside].sum() / total:.0%}"
+            axes.annotate(
+                label,
+                (0.99, places[inside].mean()),
+                xycoords=axes.get_yaxis_transform(),
+                ha="right",
+                va="center",
+                fontsize="small",
+                color=COLOURS[top],
+                weight="bold",
+            )
+        axes.set(xlabel=f"clips in {name} ({values.sum():,})")
+    figure.suptitle(title, x=0.01, ha="left", weight="bold")
+    return figure
+
+
+def _boxes(axes: Axes, values: pd.Series, codes: pd.Series, places: np.ndarray) -> None:
+    """A box a class from the first to the third quartile, whiskers from the 5th to the 95th percentile."""
+    groups = values.groupby(codes)
+    quantiles = groups.quantile([0.05, 0.25, 0.5, 0.75, 0.95]).unstack()
+    for code, (low, first, median, third, high) in zip(quantiles.index, quantiles.to_numpy(), strict=True):
+        place, colour = places[CLASSES.index(code)], CLASS_COLOURS[code]
+        axes.plot([low, high], [place, place], color=colour, lw=1)
+        axes.add_patch(Rectangle((first, place - 0.3), third - first, 0.6, color=colour, alpha=0.75))
+        axes.plot([median, median], [place - 0.3, place + 0.3], color="0.1", lw=1.5)
+
+
+def audio_figure(clips: pd.DataFrame, window: float, title: str = "") -> Figure:
+    """Durations and levels of each class, and the sampling rates.
+
+    clips: a row a clip with code, seconds, rate (Hz) and rms (dBFS, NaN where not decoded);
+    window: seconds that the network takes in at once.
+    """
+    figure, panels = plt.subplots(
+        1, 3, figsize=(11, 5.2), width_ratios=(1.25, 1, 0.7), layout="constrained", squeeze=False
+    )
+    duration, level, rate = panels[0]
+    places = class_axis(duration)
+    _boxes(duration, clips["seconds"].clip(lower=1e-3), clips["code"], places)
+    duration.axvline(window, color="0.2", ls="--", lw=1)
+    duration.annotate(
+        f" window {window:.3g} s", (window, 0.99), xycoords=("data", "axes fraction"), va="bottom", fontsize="x-small"
+    )
+    duration.set(xscale="log", xlabel="duration (s)")
+    duration.xaxis.set_major_formatter("{x:g}")
+    places, decoded_clips = class_axis(level, names=False), clips.dropna(subset=["rms"])
+    _boxes(level, decoded_clips["rms"], decoded_clips["code"], places)
+    level.set(xlabel=f"RMS level (dBFS), {len(decoded_clips):,} clips")
+    rates = (clips["rate"] / 1000).value_counts().sort_index()
+    rate.barh([f"{kilohertz:g}" for kilohertz in rates.index], rates, color="0.45")
+    rate.bar_label(rate.containers[0], [f"{count:,}" for count in rates], fontsize="x-small", padding=2)
+    rate.set(xlabel="clips", ylabel="sampling rate (kHz)", xlim=(0, 1.25 * rates.max()))
+    rate.grid(axis="y", visible=False)
+    figure.suptitle(title, x=0.01, ha="left", weight="bold")
+    return figure
+
+
+def uploader_figure(shares: pd.DataFrame, title: str = "") -> Figure:
+    """How concentrated classes are: share of the largest uploader, of the next four, and of everybody else.
+
+    shares: what `concentration` returns.
+    """
+    figure, axes = plt.subplots(figsize=(8.5, 5.4))
+    places = pd.Series(class_axis(axes), CLASSES).reindex(shares.index)
+    colours = [CLASS_COLOURS[code] for code in shares.index]
+    axes.barh(places, 100 * shares["largest"], color=colours, height=0.75)
+    rest = shares["five_largest"] - shares["largest"]
+    axes.barh(places, 100 * rest, left=100 * shares["largest"], color=colours, alpha=0.35, height=0.75)
+    for place, (_, row) in zip(places, shares.iterrows(), strict=True):
+        note = f"{row.uploaders:.0f} people, as diverse as {row.effective:.0f}"
+        axes.annotate(note, (101, place), va="center", fontsize="x-small", annotation_clip=False)
+    axes.axvline(50, color="0.2", ls="--", lw=1)
+    axes.set(xlim=(0, 100), xlabel="share of the class (%): largest uploader (solid), next four (pale)", title=title)
+    return figure
+
+
+def split_figure(tests: np.ndarray, reference: np.ndarray, title: str = "") -> Figure:
+    """Clips of each class in the test parts of several folds (dots), relative to those of a reference (line at 1).
+
+    tests: clips of each fold and class (F, 23); reference: (23,), a class without clips is left out.
+    """
+    figure, axes = plt.subplots(figsize=(8.5, 5.4))
+    places, occurs = class_axis(axes), reference > 0
+    axes.axvline(1, color="0.1", lw=1.5)
+    for values in tests:
+        axes.plot(values[occurs] / reference[occurs], places[occurs], "o", ms=5, mfc="none", mec="0.3")
+    axes.set(xlabel="clips of the class in a test part, relative to the official one (dots: the folds)", title=title)
+    axes.set_xlim(left=-0.05)
+    return figure
+
+
+def spectrogram_wall(mels: Mapping[str, np.ndarray], seconds: float, title: str = "") -> Figure:
+    """A spectrogram a class, a row a top level. mels: code -> `mel_decibels`; cut or left white after `seconds`."""
+    # Two frames to one column and steps of 2 dB: the eye loses nothing, and the file is a third of the size.
+    width = round(seconds * MEL_RATE / HOP / 2)
+    gap, band = max(2, width // 25), 16
+    columns = int(np.bincount(PARENT).max())
+    size = (len(TOP_LEVELS) * (BANDS + band) + 2, columns * (width + gap))
+    wall = np.full(size, np.nan)
+    figure, axes = plt.subplots(figsize=(9.6, 5.6), layout="constrained")
+    for parent, top in enumerate(TOP_LEVELS):
+        for column, label in enumerate(np.flatnonzero(parent == PARENT)):
+            code, row, left = CLASSES[label], parent * (BANDS + band) + band, column * (width + gap)
+            mel = 2 * np.round(mels.get(code, np.full((BANDS, 0), FLOOR))[::-1, : 2 * width : 2] / 2)
+            wall[row : row + BANDS, left : left + mel.shape[1]] = mel
+            missing = "" if code in mels else " (none)"
+            axes.text(left, row - 3, code + missing, color=COLOURS[top], weight="bold", fontsize="small")
+            axes.add_patch(Rectangle((left - 0.5, row - 0.5), width, BANDS, fill=False, ec=COLOURS[top], lw=1.2))
+        name = TOP_NAMES[top].replace(" ", "\n")
+        axes.text(
+            -gap, row + BANDS / 2, name, rotation=90, ha="right", va="center", color=COLOURS[top], fontsize="small"
+        )
+    image = axes.imshow(wall, aspect="auto", **MEL_COLOURS)
+    scale = axes.inset_axes((0.66, 0.9, 0.3, 0.025))  # where the rows of few classes leave room
+    figure.colorbar(image, cax=scale, orientation="horizontal", label="dB relative to the clip's loudest band")
+    axes.set(title=title, xticks=[], yticks=[])
+    axes.set_xlabel(f"each picture: the first {seconds:.3g} s, from {LOW:.0f} Hz (bottom) to {HIGH / 1000:.0f} kHz")
+    axes.grid(visible=False)
+    axes.set_frame_on(False)
+    return figure
+
+
+def draw_spectrogram(axes: Axes, samples: np.ndarray, rate: int, title: str = "") -> None:
+    """Draw the `mel_decibels` of float samples (n,) at `rate` Hz, over seconds and kHz (mel scale)."""
+    from librosa import mel_frequencies  # here, since importing it takes seconds
+
+    extent = (0, len(samples) / rate, -0.5, BANDS - 0.5)
+    axes.imshow(mel_decibels(samples, rate), origin="lower", aspect="auto", extent=extent, **MEL_COLOURS)
+    ticks, centres = [100, 500, 1000, 2000, 4000, 8000], mel_frequencies(BANDS + 2, fmin=LOW, fmax=HIGH)[1:-1]
+    axes.set_yticks(np.interp(ticks, centres, range(BANDS)), [f"{tick / 1000:g}" for tick in ticks])
+    axes.set(xlabel="time (s)", ylabel="frequency (kHz)")
+    axes.set_title(title, fontsize="small")
+    axes.grid(visible=False)
+
+
+def clip_figure(clip: pd.Series, samples: np.ndarray | None, rate: int) -> Figure:
+    """One clip: waveform, spectrogram and metadata; `clip` is a row of the clips table, samples None = no audio."""
+    figure = plt.figure(figsize=(10, 4.2), layout="constrained")
+    grid = figure.add_gridspec(2, 2, width_ratios=(2, 1), height_ratios=(1, 2))
+    wave, spectrogram = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0])
+    card = figure.add_subplot(grid[:, 1])
+    card.axis("off")
+    # Titles may hold any sign: dollar signs are no formulas here.
+    text = _drawable("\n".join(f"{name}: {value}" for name, value in describe(clip).items()))
+    card.text(0, 1, text, va="top", fontsize="small", wrap=True, parse_math=False, transform=card.transAxes)
+    if samples is None:
+        for axes in (wave, spectrogram):
+            axes.set(xticks=[], yticks=[])
+            axes.annotate("no audio", (0.5, 0.5), xycoords="axes fraction", ha="center", color="0.4")
+    else:
+        end = len(samples) / rate
+        colour = CLASS_COLOURS.get(clip["code"], "0.4")
+        # The extremes of short stretches: 30 s at 192 kHz have more samples than the picture has points.
+        stretches = np.array_split(samples, min(len(samples), 1200))
+        low, high = [part.min() for part in stretches], [part.max() for part in stretches]
+        wave.fill_between(np.linspace(0, end, len(stretches)), low, high, color=colour, lw=0.6, ec=colour)
+        wave.set(xlim=(0, end), ylim=(-1.05, 1.05), ylabel="amplitude")
+        wave.tick_params(labelbottom=False)
+        draw_spectrogram(spectrogram, samples, rate)
+    name = NAMES.get(clip["code"], "class unknown")
+    figure.suptitle(f"Clip {clip['sound_id']}: {clip['code']} {name}", x=0.01, ha="left", weight="bold")
+    return figure
+
+
+@cache
+def _font() -> FT2Font:
+    return get_font(findfont("DejaVu Sans"))  # comes with matplotlib
+
+
+def _drawable(text: str) -> str:
+    """Text with a box for each sign that the font lacks: titles come in any script, and each would warn."""
+    return "".join(sign if sign == "\n" or _font().get_char_index(ord(sign)) else "□" for sign in text)
+
+
+def describe(clip: pd.Series, width: int = 240) -> dict[str, str]:
+    """Metadata of a clip that a reader wants to see, name -> text of at most `width` characters."""
+    shown = {}
+    for name in ("title", "tags", "description", "uploader", "confidence", "license", "text"):
+        value = clip.get(name, "")
+        value = "" if value is None or value != value else str(value)  # NaN differs from itself
+        value = " ".join(value.split())
+        shown[name] = (value[: width - 1] + "…" if len(value) > width else value) or "(none)"
+    return shown
+
+
+def token_figure(lengths: Mapping[str, Sequence[int]], limit: int, title: str = "") -> Figure:
+    """Share of texts with at most so many tokens, a curve a kind of text; those named "raw ..." dashed."""
+    figure, axes = plt.subplots(figsize=(8, 3.8))
+    for (name, values), shade in zip(lengths.items(), np.linspace(0, 0.9, len(lengths)), strict=True):
+        values = np.sort(np.asarray(values))
+        share = 100 * np.arange(1, len(values) + 1) / len(values)
+        dashes = "--" if name.startswith("raw") else "-"
+        axes.step(values, share, dashes, where="post", label=name, color=plt.get_cmap("viridis")(shade), lw=1.8)
+    axes.axvline(limit, color="0.2", lw=1)
+    axes.annotate(f" {limit} tokens: the rest is cut", (limit, 4), fontsize="small")
+    axes.set(xscale="log", xlabel="tokens of the text, start and end included", ylabel="share of the texts (%)")
+    ticks = [tick for tick in (2, 5, 10, 20, 50, 100, 200, 500, 1000) if tick <= 2 * max(map(max, lengths.values()))]
+    axes.set_xticks(ticks, ticks)
+    axes.minorticks_off()
+    axes.set(title=title, ylim=(0, 101))
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    return figure
+
+
+def gap_figure(high: pd.Series, low: pd.Series, names: tuple[str, str], label: str, title: str = "") -> Figure:
+    """Two scores of each class and the gap between them. high, low: Series by code, NaN = no clip."""
+    figure, axes = plt.subplots(figsize=(8, 5.4))
+    places = class_axis(axes)
+    first, second = (values.reindex(CLASSES).to_numpy(dtype=float) for values in (high, low))
+    colours = list(CLASS_COLOURS.values())
+    axes.hlines(places, first, second, color=colours, lw=3, alpha=0.5)
+    axes.scatter(first, places, c=colours, s=40, label=names[0], zorder=3)
+    axes.scatter(second, places, facecolors="white", edgecolors=colours, s=40, lw=1.6, label=names[1], zorder=3)
+    axes.set(xlabel=label, xlim=(-2, 102), title=title)
+    legend = axes.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, fontsize="small")
+    for handle, face in zip(legend.legend_handles, ("0.3", "white"), strict=True):
+        handle.set(facecolor=face, edgecolor="0.3")
+    return figure

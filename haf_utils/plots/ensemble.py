@@ -1,0 +1,163 @@
+"""Pictures of notebook 06: test-time views, subsets, diversity, and the predictions of members for one clip."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from haf_utils.audio import to_float
+from haf_utils.plots.data import class_axis, draw_spectrogram
+from haf_utils.plots.style import AUDIO, CLASS_COLOURS, COLOURS, TEXT
+from haf_utils.taxonomy import CLASSES, PARENT, TOP_LEVELS
+
+__all__ = ["diversity_and_gain", "mistake_spectrograms", "posterior_card", "subset_scores", "view_curves"]
+
+
+def view_curves(table: pd.DataFrame, title: str = "") -> Figure:
+    """What more views change in accuracy and hF, and how often they agree. table: columns model, views, accuracy, hF,
+    agreement, all scores in [0, 1]; a line a model."""
+    figure, axes = plt.subplots(1, 3, figsize=(11, 3.6))
+    panels = {"accuracy": "accuracy (points)", "hF": "hF (points)", "agreement": "clips on which all views agree (%)"}
+    for (model, rows), marker in zip(table.groupby("model", sort=False), "os^Dv", strict=False):
+        for panel, column in zip(axes, panels, strict=True):
+            start = rows[column].iloc[0] if column != "agreement" else 0
+            panel.plot(rows["views"], 100 * (rows[column] - start), marker=marker, ms=4, label=model)
+    for panel, (column, label) in zip(axes, panels.items(), strict=True):
+        panel.set(xlabel="views averaged", ylabel=label, xticks=sorted(set(table["views"])))
+        if column != "agreement":
+            panel.set_title("against one view", fontsize="small")
+            panel.axhline(0, color="0.4", lw=1)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle(title, x=0.01, ha="left", weight="bold")
+    return figure
+
+
+def subset_scores(table: pd.DataFrame, kinds: Sequence[str], chosen: Sequence[tuple[str, tuple[int, ...]]]) -> Figure:
+    """hF of every subset over its size. table: as `ensembles.subsets` gives it; kinds: kind of each member; chosen:
+    (name, positions) of the systems to be marked. Colour: how many kinds a subset mixes."""
+    mixed = np.array([len({kinds[member] for member in members}) for members in table["members"]])
+    places = table["M"] + np.random.default_rng(0).uniform(-0.25, 0.25, len(table))
+    figure, axes = plt.subplots(figsize=(8.4, 4.2))
+    colours = ["0.6", COLOURS["is"], COLOURS["m"]]
+    for number in sorted(set(mixed)):
+        rows = mixed == number
+        label = f"{number} kind{'s' * (number > 1)} of model"
+        colour = colours[min(number, 3) - 1]
+        axes.scatter(places[rows], 100 * table["hF"][rows], s=14, color=colour, alpha=0.7, label=label)
+    mean = table.groupby("M")["hF"].mean()
+    axes.plot(mean.index, 100 * mean, color="0.2", lw=1.5, label="mean")
+    marked: list[float] = []
+    for (name, members), marker in zip(chosen, "Ds^P*", strict=False):
+        row = table[[tuple(m) == tuple(members) for m in table["members"]]].iloc[0]
+        marked.append(100 * row["hF"])
+        axes.scatter(row["M"], marked[-1], s=90, marker=marker, fc="none", ec="0.1", lw=1.6, label=name, zorder=3)
+    # A single member far below all others would leave no room for the differences between ensembles.
+    lowest = 100 * min(table.loc[table["M"] > 1, "hF"].quantile(0.02), table["hF"].quantile(0.1))
+    lowest = min([lowest, *marked]) - 1
+    below = int((100 * table["hF"] < lowest).sum())
+    axes.set(xlabel="members M", ylabel="hF on test clips (%)", xticks=sorted(set(table["M"])))
+    axes.set_ylim(bottom=lowest)
+    if below:
+        axes.text(0.99, 0.02, f"{below} below", transform=axes.transAxes, ha="right", fontsize="small", color="0.3")
+    axes.grid(axis="x", visible=False)
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def diversity_and_gain(disagreement: pd.DataFrame, overlap: pd.DataFrame, pairs: pd.DataFrame) -> Figure:
+    """How differently members err, and what averaging a pair gains.
+
+    disagreement, overlap: (M, M) as `ensembles.diversity` gives them; pairs: a row a pair with overlap, gain (hF over
+    the better of the two, a fraction) and mixed (bool).
+    """
+    figure, axes = plt.subplots(1, 3, figsize=(13.5, 4.4), width_ratios=(1, 1, 1.1))
+    panels = ((disagreement, "disagreement (% of clips)"), (overlap, "error overlap (% of errors)"))
+    for number, (panel, (matrix, title)) in enumerate(zip(axes, panels, strict=False)):
+        shown = 100 * matrix.where(~np.eye(len(matrix), dtype=bool))
+        sns.heatmap(
+            shown,
+            ax=panel,
+            cmap="Greys",
+            vmin=0,
+            vmax=100,
+            annot=True,
+            fmt=".0f",
+            cbar=False,
+            square=True,
+            linewidths=0.5,
+        )
+        panel.set_title(title)
+        panel.grid(visible=False)
+        panel.tick_params(axis="x", rotation=90)
+        if number:
+            panel.set_yticks([])
+    for mixed, colour, label in ((False, "0.6", "two of one kind"), (True, COLOURS["m"], "two kinds")):
+        rows = pairs[pairs["mixed"] == mixed]
+        axes[2].scatter(100 * rows["overlap"], 100 * rows["gain"], color=colour, s=30, label=label)
+    axes[2].axhline(0, color="0.4", lw=1)
+    axes[2].set(xlabel="error overlap (%)", ylabel="points of hF over the better of two", title="gain of a pair")
+    axes[2].legend(frameon=False)
+    return figure
+
+
+def mistake_spectrograms(clips: Sequence[tuple[np.ndarray, int, str]]) -> Figure:
+    """Spectrograms side by side. clips: int16 samples (n,), rate in Hz, title."""
+    figure, axes = plt.subplots(1, len(clips), figsize=(4 * len(clips), 3.2), squeeze=False)
+    for panel, (samples, rate, title) in zip(axes[0], clips, strict=True):
+        draw_spectrogram(panel, to_float(samples), rate, title)
+    return figure
+
+
+def posterior_card(
+    posterior: np.ndarray,
+    members: pd.DataFrame,
+    weights: pd.DataFrame,
+    label: int,
+    title: str = "",
+    samples: np.ndarray | None = None,
+    rate: int = 0,
+) -> Figure:
+    """One clip: its spectrogram, the ensemble's posterior by top level, each member's decision and fusion weights.
+
+    posterior (23,); members: posteriors, a row a member, a column a class code; weights: columns audio, text, of the
+    members' fusion; label 0..22, -1 unknown; int16 samples (n,) at `rate` Hz, None: no audio.
+    """
+    figure = plt.figure(figsize=(12.5, 6.6))
+    grid = figure.add_gridspec(2, 2, width_ratios=(1.1, 1), height_ratios=(1, 1.15))
+    sound, bars = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[:, 1])
+    decisions = figure.add_subplot(grid[1, 0])
+    if samples is None:
+        sound.axis("off")
+        sound.text(0.5, 0.5, "no audio in this dataset", ha="center")
+    else:
+        draw_spectrogram(sound, to_float(samples), rate)
+
+    places = class_axis(bars)
+    bars.barh(places, 100 * posterior, color=list(CLASS_COLOURS.values()), height=0.8)
+    if label >= 0:
+        bars.get_yticklabels()[label].set_bbox({"fc": "none", "ec": "0.2", "pad": 1.5})
+    bars.set(xlim=(0, 100), xlabel="posterior of the ensemble (%); at the right, of each top level")
+    for parent, top in enumerate(TOP_LEVELS):
+        inside = parent == PARENT
+        share = f"{100 * posterior[inside].sum():.0f} %"
+        bars.text(99, places[inside].mean(), share, ha="right", va="center", color=COLOURS[top], weight="bold")
+
+    for row, (name, values) in enumerate(members.iterrows()):
+        best = values.idxmax()
+        audio, text = weights.loc[name, ["audio", "text"]]
+        decisions.barh(-row, audio, color=AUDIO, height=0.6)
+        decisions.barh(-row, text, left=audio, color=TEXT, height=0.6)
+        right = label >= 0 and best == CLASSES[label]
+        decisions.text(1.03, -row, f"{best} {100 * values[best]:.0f} %{'  ✓' * right}", va="center", fontsize="small")
+    decisions.set_yticks(-np.arange(len(members)), members.index, fontsize="small")
+    decisions.set(
+        xlim=(0, 1.35), xticks=(0, 0.5, 1), xlabel="fusion weights: audio (green), text (red); predicted class"
+    )
+    decisions.grid(visible=False)
+    figure.suptitle(title, x=0.01, ha="left", weight="bold")
+    return figure

@@ -1,0 +1,83 @@
+"""Which captioned clips continued pretraining may use, and the checkpoint that it leaves."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+from haf_utils.clap import load_clap
+from haf_utils.datasets import load_evaluation, load_fsd50k
+from haf_utils.experiment import continued
+from haf_utils.experiment.continued import captioned, continue_pretraining, retrieval
+from haf_utils.experiment.workspace import workspace
+from haf_utils.profiles import profile
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory):
+    return workspace(profile="tiny", runs=str(tmp_path_factory.mktemp("runs")))
+
+
+def test_clips_that_bsd_is_tested_on_are_left_out(space, tmp_path):
+    """One FSD50K clip is planted in a copy of the evaluation set, re-encoded: it is found by its sound alone."""
+    fsd50k = load_fsd50k(space.fsd50k)
+    root = tmp_path / "evaluation"
+    shutil.copytree(space.evaluation, root)
+    lengths = [soundfile.info(path).duration for path in fsd50k["path"]]
+    planted = fsd50k.iloc[int(np.argmax(lengths))]
+    samples, rate = soundfile.read(planted["path"])
+    target = load_evaluation(root)["path"].iloc[0]
+    soundfile.write(target, 0.7 * samples, rate)
+    spiked = workspace(space.dataset, space.extra, str(root), space.fsd50k, "", str(tmp_path / "runs"), profile="tiny")
+    data = captioned(spiked)
+    used = set(data.training["sound_id"]) | set(data.held_out["sound_id"])
+    assert planted["sound_id"] not in used
+    assert data.removed["FSD50K clips heard in the evaluation set"] >= 1
+    tested = pd.read_csv(f"{space.dataset}/metadata/BSD10k_metadata.csv", dtype=str)
+    assert not used & set(tested["sound_id"])
+
+
+def test_captions_are_several_and_the_same_for_a_seed(space):
+    data, again = captioned(space, seed=3), captioned(space, seed=3)
+    assert data.training["captions"].tolist() == again.training["captions"].tolist()
+    assert data.training["captions"].tolist() != captioned(space, seed=4).training["captions"].tolist()
+    assert set(data.training["source"]) == {"fsd50k", "nsynth"} == set(data.held_out["source"])
+    assert data.training["captions"].map(len).max() > 1
+    assert not set(data.training["sound_id"]) & set(data.held_out["sound_id"])
+
+
+def test_a_checkpoint_comes_out_that_a_run_can_start_from(space):
+    data = captioned(space)
+    settings = profile("tiny").pretraining
+    clap, history = continue_pretraining(space, data, "clap-fsd50k", ("fsd50k",), settings)
+    loaded = load_clap(f"{space.runs}/clap-fsd50k")
+    start = load_clap(profile("tiny").checkpoint)
+    texts = ["a dog barks", "rain"]
+    np.testing.assert_allclose(loaded.embed_text(texts), clap.embed_text(texts), atol=1e-6)
+    assert np.abs(loaded.embed_text(texts) - start.embed_text(texts)).max() > 1e-4
+    assert len(history) == settings.epochs and np.isfinite(history["loss"]).all()
+    scores = retrieval(loaded, data.held_out, data.stores)
+    assert all(0 <= value <= 1 for value in scores.values())
+    again, same = continue_pretraining(space, data, "clap-fsd50k", ("fsd50k",), settings)
+    assert same["loss"].tolist() == history["loss"].tolist()
+
+
+def test_other_code_does_not_go_on_from_a_finished_state(space, monkeypatch):
+    data, settings = captioned(space), dataclasses.replace(profile("tiny").pretraining, epochs=1)
+    arguments = space, data, "clap-code", ("fsd50k",), settings
+    continue_pretraining(*arguments)
+    continue_pretraining(*arguments)
+    training = Path(space.runs) / "clap-code" / "training"
+    assert len(list(training.iterdir())) == 1
+    monkeypatch.setattr(continued, "code_digest", lambda modules: "another")
+    continue_pretraining(*arguments)
+    assert len(list(training.glob("*/resume.pt"))) == 2
+
+
+def test_neither_dataset_is_a_clear_error(space):
+    with pytest.raises(ValueError, match="needs FSD50K or NSynth"):
+        captioned(dataclasses.replace(space, fsd50k="", nsynth=""))

@@ -1,0 +1,183 @@
+import dataclasses
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+
+from haf_utils.config import FinetuneConfig
+from haf_utils.experiment.assembly import SHIPPED
+from haf_utils.experiment.predict import classify_files, find_recordings, load_system, main, predict_again, read_texts
+from haf_utils.io.files import write_json
+from haf_utils.profiles import REPOSITORY, profile
+from haf_utils.runs import RunError, load_run
+from haf_utils.taxonomy import CLASSES
+from haf_utils.training import finetune
+
+RATE = 16_000
+SYSTEMS = {
+    "head": {"train": "head"},
+    "joint": {},
+    "passt": {"system": "passt"},
+    "text_aux": {"system": "text_aux", "train": "head"},
+}
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A dataset of five clips a class, some longer than a window, every other one with a text; a run a system."""
+    if not (REPOSITORY / profile("tiny").checkpoint).is_dir():
+        pytest.skip("the embedded checkpoint is absent")
+    root = tmp_path_factory.mktemp("predict")
+    rng = np.random.default_rng(0)
+    (root / "data/audio").mkdir(parents=True)
+    (root / "data/metadata").mkdir()
+    rows = []
+    for clip, code in enumerate(CLASSES * 5):
+        samples = rng.normal(0, 0.1, RATE * (4 if clip % 20 == 0 else 1) // 2)
+        soundfile.write(root / f"data/audio/{clip}.wav", samples, RATE)
+        title = f"{code} sound of class {code}" if clip % 2 else ""
+        rows.append((clip, code, "", "", 5, f"u{clip % 7}", "", title, "", ""))
+    columns = "sound_id class class_idx class_top confidence uploader license title tags description".split()
+    pd.DataFrame(rows, columns=columns).to_csv(root / "data/metadata/BSD10k_metadata.csv", index=False)
+    return root
+
+
+@pytest.fixture(scope="module")
+def runs(work):
+    config = FinetuneConfig(str(work / "data"), str(work / "runs"), profile="tiny", epochs=1, batch=16)
+    return {name: finetune(dataclasses.replace(config, **fields), quiet=True) for name, fields in SYSTEMS.items()}
+
+
+@pytest.fixture(scope="module")
+def models(runs):
+    return {name: load_system(folder) for name, folder in runs.items()}
+
+
+@pytest.fixture(scope="module")
+def texts(work):
+    return read_texts(work / "data/metadata/BSD10k_metadata.csv")
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_files_get_the_posteriors_of_the_run(runs, models, texts, work, name):
+    test = load_run(runs[name]).part("test")
+    paths = [work / f"data/audio/{id_}.wav" for id_ in test.ids]
+    table = classify_files([models[name]], paths, texts)
+    np.testing.assert_allclose(table[list(CLASSES)].to_numpy(), test.plain, atol=2e-5)
+    assert table["class"].tolist() == [CLASSES[label] for label in test.plain.argmax(1)]
+    np.testing.assert_allclose(table["score"], test.plain.max(1), atol=2e-5)
+    again = classify_files([models[name]], paths[::-1][:3], texts)
+    np.testing.assert_allclose(again["score"], table["score"][::-1][:3], atol=2e-5)
+
+
+@pytest.mark.parametrize("name", ["head", "passt"])
+def test_more_views_begin_with_those_that_the_run_recorded(runs, name):
+    run = load_run(runs[name])
+    again, recorded = predict_again(run, "test", 3), run.part("test")
+    assert again.ids.tolist() == recorded.ids.tolist() and again.posteriors.shape[0] == 3
+    np.testing.assert_allclose(again.posteriors[:2], recorded.posteriors, atol=1e-6)
+
+
+def test_views_are_random_windows_and_repeat_exactly(models, texts, work):
+    model = models["joint"]
+    paths = [work / "data/audio/0.wav", work / "data/audio/1.wav"]
+    plain, views = (classify_files([model], paths, texts, views=v)[list(CLASSES)].to_numpy() for v in (0, 3))
+    np.testing.assert_allclose(views.sum(1), 1, atol=1e-5)
+    assert (np.abs(views - plain).max(1) > 0).all()
+    np.testing.assert_array_equal(views, classify_files([model], paths, texts, views=3)[list(CLASSES)].to_numpy())
+
+
+def test_an_ensemble_is_the_weighted_mean_of_its_runs(models, texts, work):
+    models = [models["joint"], models["passt"]]
+    paths = find_recordings([work / "data/audio"])[:5]
+    a, b = (classify_files([model], paths, texts)[list(CLASSES)].to_numpy() for model in models)
+    both = classify_files(models, paths, texts, weights=[3, 1])[list(CLASSES)].to_numpy()
+    np.testing.assert_allclose(both, 0.75 * a + 0.25 * b, atol=1e-6)
+    with pytest.raises(ValueError, match="weights must be one a model, 2 in all"):
+        classify_files(models, paths, texts, weights=[1])
+    with pytest.raises(ValueError, match="no model"):
+        classify_files([], paths)
+
+
+def test_only_a_system_that_reads_texts_is_moved_by_them(models, texts, work):
+    path = [work / "data/audio/1.wav"]
+    for name, reads in (("joint", True), ("text_aux", False), ("passt", False)):
+        model = models[name]
+        with_text, without = (classify_files([model], path, t)[list(CLASSES)].to_numpy() for t in (texts, {}))
+        assert model.reads_text == reads
+        assert np.allclose(with_text, without, atol=1e-6) != reads
+
+
+def test_what_cannot_be_decoded_keeps_a_row(models, work, tmp_path):
+    (tmp_path / "empty.wav").touch()
+    soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
+    paths = [tmp_path / "empty.wav", work / "data/audio/3.wav", tmp_path / "absent.wav", tmp_path / "silent.wav"]
+    table = classify_files([models["passt"]], paths)
+    assert table["problem"].tolist() == ["empty file", "", "missing", "silent"]
+    assert table["class"].eq("").tolist() == [True, False, True, True]
+    assert table["score"].isna().tolist() == [True, False, True, True]
+
+
+def test_a_run_that_cannot_hear_is_refused(runs, tmp_path):
+    with pytest.raises(RunError, match="there is no run folder"):
+        load_system(tmp_path / "nothing")
+    copy = shutil.copytree(runs["head"], tmp_path / "copy")
+    record = load_run(copy).config
+    record["config"]["fusion"] = "concatenation"
+    write_json(copy / "config.json", record)
+    with pytest.raises(RunError, match="does not hold the classifier"):
+        load_system(copy)
+    for checkpoint, message in ((SHIPPED, "train on audio"), ("another", "another checkpoint than")):
+        record["digests"]["checkpoint"] = checkpoint
+        write_json(copy / "config.json", record)
+        with pytest.raises(RunError, match=message):
+            load_system(copy)
+    (copy / "model.safetensors").unlink()
+    with pytest.raises(RunError, match="no model.safetensors"):
+        load_system(copy)
+
+
+def test_the_command(runs, work, tmp_path, capsys):
+    (tmp_path / "sounds").mkdir()
+    shutil.copy(work / "data/audio/1.wav", tmp_path / "sounds")
+    (tmp_path / "sounds/broken.flac").write_bytes(b"nothing")
+    (tmp_path / "texts.csv").write_text("file,title\n1.wav,door slam\n")
+    out = tmp_path / "out.csv"
+    asked = [str(runs["joint"]), str(runs["passt"]), str(tmp_path / "sounds"), "--out", str(out)]
+    asked += ["--metadata", str(tmp_path / "texts.csv"), "--views", "2"]
+    assert main(asked) == 1  # one of the two was lost
+    printed = capsys.readouterr()
+    assert printed.out.count(" %") == 3 and "not classified: damaged" in printed.out
+    assert "1 of 2 recordings could not be classified" in printed.err
+    assert "the average of 2 runs" in printed.out and "has a text for 1 of 2 recordings" in printed.out
+    table = pd.read_csv(out, keep_default_na=False)
+    assert table["text"].tolist() == [True, False] and float(table["score"][0]) > 0
+    assert main(asked) == 2 and "exists" in capsys.readouterr().err
+    assert main([*asked, "--overwrite"]) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["RUN", "RUN"], "nothing to classify"),
+        (["RUN", "FOLDER"], "holds no sound file"),
+        (["FOLDER", "x.wav"], "is no run folder"),
+        (["RUN", "x.wav", "--views", "-1"], "at least 0"),
+        (["RUN", "x.wav", "--weights", "1", "2"], "weights must be one a model, 1 in all"),
+        (["RUN", "x.wav", "--metadata", "METADATA"], "needs a column"),
+        (["RUN", "x.wav", "--device", "cuda:77"], "cuda"),
+    ],
+)
+def test_wrong_arguments(runs, tmp_path, capsys, arguments, message):
+    (tmp_path / "m.csv").write_text("name,title\na,b\n")
+    stand_for = {"RUN": str(runs["passt"]), "FOLDER": str(tmp_path), "METADATA": str(tmp_path / "m.csv")}
+    assert main([stand_for.get(word, word) for word in arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_texts_are_cleaned_and_keyed_by_name(tmp_path):
+    (tmp_path / "m.csv").write_text('sound_id,title,tags\n12,Door_slam.wav,"door,wood"\nv1.2,rain,\n')
+    texts = read_texts(tmp_path / "m.csv")
+    assert texts["12"].startswith("Door slam") and "wood" in texts["12"] and texts["v1.2"] == "rain"

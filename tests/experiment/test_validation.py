@@ -1,0 +1,129 @@
+"""validate(): everything that can be wrong with a folder, each named, nothing else lost."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import need_shared
+from test_datasets import bsd_row, make_bsd, make_fsd50k
+from test_manifest import write_bad
+
+from haf_utils.experiment.validation import NOTES, main, validate
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+def sound(path, seed=0, frames=8000):
+    soundfile.write(path, np.random.default_rng(seed).uniform(-0.5, 0.5, frames), 8000)
+
+
+@pytest.fixture
+def good(tmp_path):
+    root = make_bsd(tmp_path / "good", [bsd_row("1"), bsd_row("2", "ss-n"), bsd_row("3", "fx-other")])
+    sound(root / "audio" / "1.wav", 1)
+    sound(root / "audio" / "2.wav", 2)
+    return root
+
+
+def test_a_good_folder(good, capsys):
+    report = validate(good)
+    assert report.ok and report.findings.empty
+    assert report.hours == pytest.approx(2 / 3600)
+    assert "2 clips" in str(report) and "fx-other 1" in str(report) and "nothing is wrong" in str(report)
+    assert main([str(good)]) == 0
+    assert "8000 Hz × 2" in capsys.readouterr().out
+    assert not list(good.rglob("*.csv.lock"))
+
+
+@pytest.fixture
+def bad(tmp_path):
+    root = tmp_path / "bad"
+    (root / "zoo").mkdir(parents=True)
+    sound(root / "zoo" / "tone.wav")
+    kinds = write_bad(root / "zoo", root / "zoo" / "tone.wav")
+    rows = [bsd_row(name.split(".")[0]) for name in kinds]
+    rows += [bsd_row("tone"), bsd_row("copy"), bsd_row("tone"), bsd_row("what", "xx-y"), bsd_row("odd", title="OLD")]
+    make_bsd(root, rows)
+    (root / "audio").rmdir()
+    (root / "zoo").rename(root / "audio")
+    samples, rate = soundfile.read(root / "audio" / "tone.wav")
+    soundfile.write(root / "audio" / "copy.flac", samples, rate)
+    sound(root / "audio" / "what.wav", 5)
+    sound(root / "audio" / "odd.wav", 6)
+    sound(root / "audio" / "stranger.wav", 7)
+    metadata = root / "metadata" / "BSD10k_metadata.csv"
+    metadata.write_bytes(metadata.read_bytes().replace(b"OLD", b"caf\xe9"))
+    return root
+
+
+def test_each_problem_is_named_and_nothing_else_is_lost(bad):
+    report = validate(bad)
+    found = {(row.category, row.sound_id) for row in report.findings.itertuples()}
+    assert found == {
+        ("wrong extension", "mp3"),
+        ("damaged", "flac_cut"),
+        ("damaged", "cut"),
+        ("damaged", "text"),
+        ("damaged", "bytes"),
+        ("empty", "none"),
+        ("not finite", "nan"),
+        ("not finite", "inf"),
+        ("silent", "silent"),
+        ("silent", "whisper"),
+        ("short", "7ms"),
+        ("unusual", "slow"),
+        ("missing", "absent"),
+        ("duplicate id", "tone"),
+        ("duplicate audio", "copy"),
+        ("out of taxonomy", "what"),
+        ("not UTF-8", ""),
+        ("not listed", "stranger"),
+    }
+    assert not report.ok and len(report.problems) == len(report.findings) - 2
+    assert len(report.clips) == 17 and len(report.manifest) == 16
+    kept = report.manifest.set_index("sound_id")
+    assert kept.frames["tone"] == kept.frames["odd"] == 8000 and kept.problem["odd"] == ""
+    text = str(report)
+    assert "problem: 4 × damaged" in text and "note: 1 × short" in text and "copy: same sound as tone" in text
+
+
+def test_the_command_and_its_exit_codes(bad, good, tmp_path, capsys):
+    assert main([str(bad), "--json", str(tmp_path / "report.json"), "--manifest", str(tmp_path / "m.csv")]) == 1
+    content = json.loads((tmp_path / "report.json").read_text("utf-8"))
+    assert content["counts"]["damaged"] == 4 and content["ok"] is False and content["clips"] == 17
+    assert (tmp_path / "m.csv").is_file()
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert "is not a folder" in capsys.readouterr().err
+    assert main([str(bad / "audio")]) == 2
+    command = [sys.executable, "-m", "haf_utils.experiment.validation", str(good)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert run.returncode == 0 and "nothing is wrong" in run.stdout and run.stderr == ""
+
+
+def test_metadata_alone_is_a_note(tmp_path):
+    report = validate(make_bsd(tmp_path))
+    assert report.ok and list(report.findings.category) == ["no audio"] and report.manifest_path is None
+
+
+def test_other_layouts(tmp_path):
+    make_fsd50k(tmp_path)
+    sound(tmp_path / "FSD50K.eval_audio" / "20.wav")
+    report = validate(tmp_path)
+    assert list(report.manifest.sound_id) == ["20"] and set(report.problems.category) == {"missing"}
+
+
+def test_real_recordings_are_all_right(tmp_path):
+    real = need_shared("real_audio")
+    rows = (real / "metadata" / "BSD10k_metadata.csv").read_text("utf-8").splitlines()
+    (tmp_path / "metadata").mkdir()
+    (tmp_path / "metadata" / "BSD10k_metadata.csv").write_text("\n".join([*rows[:1], *rows[1::12]]), "utf-8")
+    (tmp_path / "audio").symlink_to(real / "audio")
+    report = validate(tmp_path)
+    assert report.ok and len(report.manifest) == 49 and set(report.findings.category) <= set(NOTES)
+    assert set(report.manifest.channels) == {1, 2} and report.hours > 0.02
