@@ -1,9 +1,11 @@
-"""LAION-CLAP: laion-clap's own networks, from one configuration, with an exact and faster way into them.
+"""LAION-CLAP: laion-clap's networks from one configuration, and how recordings and texts become embeddings.
 
-What is laion-clap's: the HTSAT and projection modules themselves (``clap_module``), RoBERTa, every name in the state
-dict, the preparation of audio and text. What differs: the log-mel is computed by FFT instead of convolutions with a
-DFT matrix, texts are not padded to 77 tokens, the outputs of HTSAT and RoBERTa that no embedding needs are not
-computed, and long clips are heard through fixed windows, averaged, instead of one random crop.
+HTSAT and the projections (``clap_module``), RoBERTa, every name in the state dict and the preparation of audio and text
+are laion-clap's. Three things differ: the log-mel is computed by FFT instead of convolutions with a DFT matrix, texts
+are not padded to 77 tokens, and a long clip is the average over fixed windows instead of one random crop.
+
+`ClapNetwork` has two ways with the same results: the plain one, which calls laion-clap's and transformers' forward, and
+the one of `haf_utils.fast`, which is the default (`HAF_FAST=0` takes the plain one).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import hashlib
 import importlib.util
 import json
 import math
+import os
 import sys
 import types
 import warnings
@@ -28,15 +31,16 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import nn
 
+from haf_utils import fast
 from haf_utils.audio import prepare, to_float, windows
-from haf_utils.checkpoints import CheckpointError, match_state, read_state, safetensors_copy, write_state
-from haf_utils.fast import htsat, roberta
+from haf_utils.fast import frontend, htsat, roberta
 from haf_utils.fast.threads import gate, in_threads
+from haf_utils.io.checkpoints import CheckpointError, match_state, read_state, safetensors_copy, write_state
+from haf_utils.io.files import atomic_write, write_json
+from haf_utils.io.progress import bar
+from haf_utils.io.third_party import provide_operators
 from haf_utils.profiles import REPOSITORY, AudioConfig, ClapConfig
-from haf_utils.progress import bar
-from haf_utils.runs import write_beside, write_json
 from haf_utils.taxonomy import prompts
-from haf_utils.torchvision_operators import provide_operators
 
 __all__ = ["KNOWN", "Clap", "ClapNetwork", "empty_windows", "load_clap", "pad_tokens", "save_clap"]
 
@@ -50,8 +54,8 @@ LAION, ROBERTA = "lukewys/laion_clap", "FacebookAI/roberta-base"
 def _networks() -> types.SimpleNamespace:
     """The classes that CLAP is made of. Imported here because it takes seconds.
 
-    laion-clap's package downloads three tokenizers when imported; its subpackage ``clap_module`` does not, and finds
-    itself once the package's own folder is on the path.
+    laion-clap's package downloads three tokenizers when imported; its subpackage ``clap_module`` does not, and is found
+    once the package's folder is on the path.
     """
     provide_operators()
     package = importlib.util.find_spec("laion_clap")
@@ -59,6 +63,7 @@ def _networks() -> types.SimpleNamespace:
         raise ImportError("laion-clap is not installed: install the packages that requirements.txt pins")
     folder = package.submodule_search_locations[0]
     sys.path.append(folder)
+    numba_cache = os.environ.get("NUMBA_CACHE_DIR")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # laion-clap imports an old name of timm's
@@ -67,6 +72,10 @@ def _networks() -> types.SimpleNamespace:
         from transformers import RobertaConfig, RobertaModel
     finally:
         sys.path.remove(folder)
+        # laion-clap overwrites it by /tmp/, where other users may write.
+        os.environ.pop("NUMBA_CACHE_DIR", None)
+        if numba_cache is not None:
+            os.environ["NUMBA_CACHE_DIR"] = numba_cache
     return types.SimpleNamespace(
         HTSAT=HTSAT_Swin_Transformer, MLPLayers=MLPLayers, RobertaConfig=RobertaConfig, RobertaModel=RobertaModel
     )
@@ -131,39 +140,27 @@ class ClapNetwork(nn.Module):
         self.register_buffer("hann", torch.hann_window(audio.n_fft), persistent=False)
         for unused in (self.audio_branch.tscam_conv, self.audio_branch.head, self.text_transform, self.audio_transform):
             unused.requires_grad_(False)
-        self.recompute_activations = False  # True: less memory in training, for a third more work
+        # True: activation checkpointing of HTSAT's blocks, for less memory in training and a third more work.
+        self.recompute_activations = False
 
     def log_mel(self, waveforms: torch.Tensor) -> torch.Tensor:
         """Waveforms (B, samples), in [-1, 1] or int16 -> log-mel (B, mel_bins, frames) in dB, always in fp32.
 
-        laion-clap's own: Hann window, centred, reflected ends, slaney mel bands, 10 log10 with a floor of 1e-10.
+        laion-clap's: Hann window, centred, reflected ends, slaney mel bands, 10 log10 with a floor of 1e-10.
         """
-        with torch.autocast(waveforms.device.type, enabled=False):
-            if waveforms.device.type != "cpu":
-                return self._log_mel(waveforms)
-            # Clip by clip, 256 frames at a time, what lies between waveform and mel stays in the cache: several times
-            # faster.
-            return torch.cat([self._log_mel(clip, 256) for clip in waveforms.split(1)])
-
-    def _log_mel(self, waveforms: torch.Tensor, frames_at_once: int | None = None) -> torch.Tensor:
-        audio = self.config.audio
+        audio, mel = self.config.audio, self.audio_branch.logmel_extractor.melW  # (n_fft / 2 + 1, mel_bins)
         waveforms = to_float(waveforms) if waveforms.dtype == torch.int16 else waveforms.float()
-        ends = audio.n_fft // 2  # reflected here: PyTorch's own reflection takes half as long as the transform
-        around = waveforms[:, 1 : ends + 1].flip(1), waveforms, waveforms[:, -ends - 1 : -1].flip(1)
-        frames = torch.cat(around, 1).unfold(1, audio.n_fft, audio.hop)
-        parts = frames.split(frames_at_once or frames.shape[1], dim=1)
-        power = torch.cat([self._mel_power(part) for part in parts], 1)
-        return 10.0 * power.mT.contiguous().clamp_(min=1e-10).log10_()
+        with torch.autocast(waveforms.device.type, enabled=False):
+            if fast.enabled():
+                bins = int(audio.fmax * audio.n_fft / audio.sample_rate) + 1  # no mel band reaches further
+                return frontend.log_mel(waveforms, self.hann, audio.hop, mel[:bins])
+            spectrum = torch.stft(
+                waveforms, audio.n_fft, audio.hop, window=self.hann, pad_mode="reflect", return_complex=True
+            )
+            return 10 * (mel.T @ spectrum.abs().square()).clamp(min=1e-10).log10()
 
-    def _mel_power(self, frames: torch.Tensor) -> torch.Tensor:
-        """Frames of samples (B, frames, n_fft) -> power (B, frames, mel_bins)."""
-        audio = self.config.audio
-        bins = int(audio.fmax * audio.n_fft / audio.sample_rate) + 1  # no mel band reaches further: 299 of 513
-        squares = torch.view_as_real(torch.fft.rfft(frames * self.hann)[..., :bins]).square()
-        return (squares[..., 0] + squares[..., 1]) @ self.audio_branch.logmel_extractor.melW[:bins]
-
-    def audio_embedding(self, waveforms: torch.Tensor, augment: bool = False) -> torch.Tensor:
-        """Waveforms (B, window_samples), in [-1, 1] or int16 -> embeddings (B, 512), float32, L2-normalised.
+    def spectrogram_image(self, waveforms: torch.Tensor, augment: bool = False) -> torch.Tensor:
+        """Waveforms (B, window_samples), in [-1, 1] or int16 -> HTSAT's images (B, 1, spec_size, spec_size), in fp32.
 
         `augment`: hide random stripes of time and frequency, as laion-clap does in training (in train mode only).
         """
@@ -172,16 +169,35 @@ class ClapNetwork(nn.Module):
             # Frames stand last on purpose: on (B, mel_bins, frames, 1) PyTorch 2.13 gives BatchNorm wrong gradients.
             x = branch.bn0(self.log_mel(waveforms)[:, :, None]).permute(0, 2, 3, 1)  # (B, 1, frames, mel_bins)
             if augment:
-                x = _hide_stripes(branch.spec_augmenter, x)
-            if x.device.type == "cpu":
-                x = _stretch(x, branch.spec_size * branch.freq_ratio)
-            x = branch.reshape_wav2img(x)  # (B, 1, spec_size, spec_size)
-        x = htsat.encode(branch, x, recompute=self.recompute_activations and torch.is_grad_enabled())
-        return _project(self.audio_projection, x)
+                x = frontend.hide_stripes(branch.spec_augmenter, x) if fast.enabled() else branch.spec_augmenter(x)
+            if fast.enabled():
+                x = frontend.stretch(x, branch.spec_size * branch.freq_ratio)
+            return branch.reshape_wav2img(x)
+
+    def audio_embedding(self, waveforms: torch.Tensor, augment: bool = False) -> torch.Tensor:
+        """Waveforms (B, window_samples), in [-1, 1] or int16 -> embeddings (B, 512), float32, L2-normalised.
+
+        `augment`: as for `spectrogram_image`. Raises ValueError for activation checkpointing without `fast`.
+        """
+        image = self.spectrogram_image(waveforms, augment)
+        recompute = self.recompute_activations and torch.is_grad_enabled()
+        if fast.enabled():
+            pooled = htsat.encode(self.audio_branch, image, recompute)
+        elif recompute:
+            raise ValueError(
+                "laion-clap's HTSAT has no activation checkpointing: set activation_checkpointing=False, or HAF_FAST=1 "
+                "in the environment"
+            )
+        else:
+            pooled = self.audio_branch.forward_features(image)["embedding"]
+        return _project(self.audio_projection, pooled)
 
     def text_embedding(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Tokens (B, T), int64, and their mask -> embeddings (B, 512), float32, L2-normalised."""
-        pooled = roberta.encode(self.text_branch, input_ids, attention_mask)
+        if fast.enabled():
+            pooled = roberta.encode(self.text_branch, input_ids, attention_mask)
+        else:
+            pooled = self.text_branch(input_ids=input_ids, attention_mask=attention_mask).pooler_output
         return _project(self.text_projection, pooled)
 
     def forward(
@@ -191,50 +207,13 @@ class ClapNetwork(nn.Module):
         return self.audio_embedding(waveforms, augment), self.text_embedding(input_ids, attention_mask)
 
 
-def _hide_stripes(augmenter: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Log-mel (B, 1, frames, mel_bins) with laion-clap's random stripes of zeros, as it draws them.
-
-    It writes each stripe into x, and every such write is on the way back another copy of the gradient: 256 for 64
-    clips, half the launches of a training step on a GPU. Here it writes into a row of ones for either axis.
-    """
-    batch, _, frames, bins = x.shape
-    heard = (
-        augmenter.time_dropper(torch.ones(batch, 1, frames, 1)),
-        augmenter.freq_dropper(torch.ones(batch, 1, 1, bins)),
-    )
-    in_time, in_frequency = (each.to(x.device, non_blocking=True) for each in heard)
-    return x * (in_time * in_frequency)
-
-
-def _stretch(x: torch.Tensor, frames: int) -> torch.Tensor:
-    """Log-mel (B, 1, frames before, mel_bins) -> (B, 1, frames, mel_bins), as `reshape_wav2img` stretches it when it is
-    shorter: each frame a sum of four. As a sum of rows a CPU takes a thirtieth of the time (with gradients a fifth)."""
-    batch, _, before, bins = x.shape
-    if before >= frames:
-        return x
-    place, weight = _bicubic(before, frames)
-    place = (place + before * torch.arange(batch, device="cpu")[:, None, None]).flatten(0, 1)
-    rows, weight = x.reshape(-1, bins), weight.to(x.dtype).repeat(batch, 1)
-    return F.embedding_bag(place, rows, per_sample_weights=weight, mode="sum").view(batch, 1, frames, bins)
-
-
-@cache
-def _bicubic(before: int, after: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Which four of `before` values bicubic interpolation takes for each of `after`, and how much of each: (after, 4).
-    Read off PyTorch's own, which takes apart the unit matrix."""
-    unit = torch.eye(before, device="cpu")[None, None]
-    shares = F.interpolate(unit, (after, before), mode="bicubic", align_corners=True)[0, 0]
-    place = shares.abs().topk(min(4, before)).indices
-    return place, shares.gather(1, place)
-
-
 def _projection(width: int, joint: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(width, joint), nn.ReLU(), nn.Linear(joint, joint))
 
 
 def _project(projection: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
-    """A vector a clip -> embeddings (B, 512), normalised, in fp32 under autocast too: it costs nothing, and bf16 would
-    blur what little tells similar clips apart."""
+    """Pooled outputs (B, D) -> embeddings (B, 512), L2-normalised; in fp32 under autocast too, since bf16 would blur
+    the small differences between similar clips."""
     with torch.autocast(x.device.type, enabled=False):
         return F.normalize(projection(x.float()), dim=-1)
 
@@ -271,8 +250,8 @@ class Clap:
         """Recordings -> embeddings (N, 512), float32, L2-normalised, in the order given.
 
         `clips`: paths, or int16 samples at `config.audio.sample_rate` (of an audio store). A clip longer than the
-        window is heard through its fixed windows, and their embeddings are averaged. Nothing is random, and a clip's
-        embedding does not depend on its neighbours. Memory does not grow with the number of clips, but for the result.
+        window is the average of its fixed windows' embeddings. Nothing is random, and a clip's embedding does not
+        depend on its neighbours. Memory does not grow with the number of clips, but for the result.
         `batch`: clips decoded, and windows embedded, at once (at most 8, on a GPU 32).
         Raises AudioError that names the first recording that cannot be used.
         """
@@ -443,7 +422,7 @@ def save_clap(network: ClapNetwork, tokenizer: Tokenizer, folder, half: bool = F
         state = {name: value.half() if value.numel() > 2048 else value for name, value in state.items()}
     write_state(state, folder / "model.safetensors")
     text = tokenizer.to_str()
-    write_beside(folder / "tokenizer.json", lambda path: path.write_text(text, encoding="utf-8"))
+    atomic_write(folder / "tokenizer.json", lambda path: path.write_text(text, encoding="utf-8"))
     write_json(folder / "config.json", dataclasses.asdict(network.config))
 
 

@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,10 +14,9 @@ import torch
 from conftest import REPOSITORY, need_shared
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
+from benchmarks.alternatives import laion_clap
 from haf_utils import clap as clap_module
 from haf_utils.audio import AudioError, fixed_windows, to_float
-from haf_utils.bench_alternatives import laion_clap
-from haf_utils.checkpoints import CheckpointError
 from haf_utils.clap import (
     Clap,
     ClapNetwork,
@@ -25,6 +26,8 @@ from haf_utils.clap import (
     save_clap,
 )
 from haf_utils.datasets import load_bsd
+from haf_utils.fast import frontend
+from haf_utils.io.checkpoints import CheckpointError
 from haf_utils.profiles import PROFILES, AudioConfig, ClapConfig
 from haf_utils.taxonomy import CLASSES, NAMES
 
@@ -66,7 +69,7 @@ def mini() -> Clap:
 
 
 def test_threads_change_nothing(mini):
-    """Batches on several threads share the network, what `linear` keeps of its weights, and orders of tokens."""
+    """Batches on several threads share the network and the permutations of its tokens."""
     clips, before = [noise(WINDOW + 400 * seed, seed) for seed in range(20)], torch.get_num_threads()
     found = []
     for threads in (1, 2):
@@ -83,9 +86,40 @@ def test_threads_change_nothing(mini):
 # The network is laion-clap's ------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=["1", "0"], ids=["fast", "plain"])
+def either_way(request, monkeypatch):
+    monkeypatch.setenv("HAF_FAST", request.param)
+
+
+def test_the_plain_and_the_fast_way_have_the_same_embeddings_and_gradients(mini, monkeypatch):
+    waveforms = torch.from_numpy(np.stack([noise(WINDOW, seed) for seed in range(3)]))
+    tokens, found = mini.tokenize(SENTENCES[:3]), []
+    for switch in ("1", "0"):
+        monkeypatch.setenv("HAF_FAST", switch)
+        mini.network.zero_grad()
+        audio, text = mini.network(waveforms, *tokens.values())
+        ((audio @ text.T) ** 3).sum().backward()
+        gradients = {name: p.grad.clone() for name, p in mini.network.named_parameters() if p.grad is not None}
+        found.append((audio.detach(), text.detach(), gradients))
+    mini.network.zero_grad()
+    (audio, text, gradients), (plain_audio, plain_text, plain_gradients) = found
+    assert 0 < (audio - plain_audio).abs().max() < 1e-5 and 0 < (text - plain_text).abs().max() < 1e-5
+    assert gradients.keys() == plain_gradients.keys()
+    largest = max(gradient.norm() for gradient in gradients.values())
+    for name, gradient in plain_gradients.items():
+        # A key's bias moves no softmax: its gradient is rounding alone.
+        assert (gradients[name] - gradient).norm() <= 1e-4 * gradient.norm() + 1e-6 * largest, name
+
+
+def test_the_switch_takes_one_and_zero_alone(mini, monkeypatch):
+    monkeypatch.setenv("HAF_FAST", "no")
+    with pytest.raises(ValueError, match="HAF_FAST=no.*choose 1"):
+        mini.embed_text(["a"], progress=False)
+
+
 @torch.no_grad()
-def test_the_short_way_through_htsat_is_its_own_forward(mini):
-    """laion-clap's forward: DFT by convolution, group pooling, AudioSet head; ours: FFT and the mean over tokens."""
+def test_it_is_laion_claps_forward(mini, either_way):
+    """laion-clap's forward: DFT by convolution, group pooling, AudioSet head; here: FFT and the mean over tokens."""
     network = mini.network
     waveforms = torch.from_numpy(np.stack([to_float(noise(WINDOW, seed)) for seed in range(4)]))
     spectrum = network.audio_branch.spectrogram_extractor(waveforms)
@@ -98,7 +132,7 @@ def test_the_short_way_through_htsat_is_its_own_forward(mini):
 
 
 @torch.no_grad()
-def test_log_mel_in_parts_is_that_of_the_whole_clip():
+def test_log_mel_in_parts_is_that_of_the_whole_clip(either_way):
     """At real size, 1,001 frames: four parts on a CPU."""
     network = ClapNetwork(dataclasses.replace(CONFIG, audio=AudioConfig(), spec_size=256))
     samples = torch.from_numpy(noise(480_000))
@@ -116,16 +150,16 @@ def test_log_mel_in_parts_is_that_of_the_whole_clip():
 def test_stretched_log_mel_is_pytorchs_interpolation(sizes):
     before, after = sizes
     with torch.inference_mode():  # what is kept from here must do for training too
-        clap_module._stretch(torch.zeros(1, 1, before, 8), after)
+        frontend.stretch(torch.zeros(1, 1, before, 8), after)
     own = torch.randn(3, 1, before, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
     other = own.detach().clone().requires_grad_()
-    found = clap_module._stretch(own, after)
+    found = frontend.stretch(own, after)
     expected = torch.nn.functional.interpolate(other, (after, 8), mode="bicubic", align_corners=True)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
     for x in (found, expected):
         x.square().sum().backward()
     torch.testing.assert_close(own.grad, other.grad, rtol=1e-4, atol=1e-4)
-    assert clap_module._stretch(own, before) is own
+    assert frontend.stretch(own, before) is own
 
 
 @torch.no_grad()
@@ -146,7 +180,18 @@ def test_every_learnt_weight_gets_a_gradient_and_every_other_is_frozen(mini):
     assert not any(p.requires_grad for n, p in network.named_parameters() if "extractor" in n or "transform." in n)
 
 
-def test_recomputing_activations_gives_the_same_gradients(mini):
+def test_the_plain_way_refuses_to_recompute_activations(monkeypatch):
+    monkeypatch.setenv("HAF_FAST", "0")
+    network = ClapNetwork(CONFIG)
+    network.recompute_activations = True
+    with pytest.raises(ValueError, match="no activation checkpointing.*HAF_FAST=1"):
+        network.audio_embedding(torch.randn(1, WINDOW))
+    with torch.no_grad():
+        network.audio_embedding(torch.randn(1, WINDOW))
+
+
+def test_recomputing_activations_gives_the_same_gradients(monkeypatch):
+    monkeypatch.setenv("HAF_FAST", "1")
     waveforms, gradients = torch.randn(2, WINDOW), []
     for again in (False, True):
         torch.manual_seed(0)
@@ -159,7 +204,7 @@ def test_recomputing_activations_gives_the_same_gradients(mini):
     torch.testing.assert_close(*gradients)
 
 
-def test_spectrogram_stripes_are_hidden_in_training_only(mini):
+def test_spectrogram_stripes_are_hidden_in_training_only(mini, either_way):
     waveforms = torch.from_numpy(to_float(noise(WINDOW)))[None]
     torch.manual_seed(0)
     with torch.no_grad():
@@ -178,7 +223,7 @@ def test_stripes_are_laion_claps():
     augmenter, image = ClapNetwork(CONFIG).audio_branch.spec_augmenter.train(), torch.randn(5, 1, 101, 64)
     found, expected = image.clone().requires_grad_(), image.clone().requires_grad_()
     torch.manual_seed(0)
-    hidden = clap_module._hide_stripes(augmenter, found)
+    hidden = frontend.hide_stripes(augmenter, found)
     torch.manual_seed(0)
     theirs = augmenter(expected * 1)
     assert torch.equal(hidden, theirs) and 0 < (theirs == 0).float().mean() < 0.7
@@ -187,13 +232,23 @@ def test_stripes_are_laion_claps():
     assert torch.equal(found.grad, expected.grad)
 
 
-def test_the_front_end_stays_in_fp32_under_autocast(mini):
+def test_the_front_end_stays_in_fp32_under_autocast(mini, either_way):
     waveforms = torch.from_numpy(to_float(noise(WINDOW)))[None]
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         assert mini.network.log_mel(waveforms).dtype == torch.float32
         half = mini.network.audio_embedding(waveforms)
     assert half.dtype == torch.float32
     assert torch.equal(mini.network.log_mel(waveforms), mini.network.log_mel(waveforms.double()))
+
+
+@pytest.mark.parametrize("before", [None, "/somewhere"])
+def test_importing_laion_clap_leaves_numbas_cache_where_it_was(before):
+    """laion-clap points it at /tmp/, which every user of a machine may write into."""
+    code = "import os; from haf_utils import clap; clap._networks(); print(os.environ.get('NUMBA_CACHE_DIR'))"
+    environment = {name: value for name, value in os.environ.items() if name != "NUMBA_CACHE_DIR"}
+    environment |= {} if before is None else {"NUMBA_CACHE_DIR": before}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(before)
 
 
 # Embedding ------------------------------------------------------------------------------------------------------------
@@ -248,7 +303,7 @@ def test_nothing_to_embed(mini):
     assert mini.embed_audio([], progress=False).shape == (0, 512) == mini.embed_text([], progress=False).shape
 
 
-def test_bf16_keeps_neighbours(mini):
+def test_bf16_keeps_neighbours(mini, either_way):
     """Against the distance between clips, not by cosine, which is near 1 for anything with random weights."""
     half = dataclasses.replace(mini, precision="bf16")
     clips = [noise(WINDOW, seed) for seed in range(12)]
@@ -458,11 +513,13 @@ def test_real_size_in_laions_format_is_laion_clap_itself(tmp_path, monkeypatch):
     clap = load_clap(tmp_path / "630k.pt", tokenizer=tokenizer)
     (tmp_path / "630k.pt").unlink()
     assert sum(p.numel() for p in clap.network.parameters()) > 150e6
-    audio, text = clap.embed_audio(paths, progress=False), clap.embed_text(SENTENCES, progress=False)
-    np.testing.assert_allclose(audio, expected_audio, atol=1e-5)
-    embedded = clap.embed_audio([long], progress=False)[0]
-    np.testing.assert_allclose(embedded, mean / np.linalg.norm(mean), atol=1e-5)
-    np.testing.assert_allclose(text, expected_text, atol=1e-5)
+    for switch in ("0", "1"):
+        monkeypatch.setenv("HAF_FAST", switch)
+        audio, text = clap.embed_audio(paths, progress=False), clap.embed_text(SENTENCES, progress=False)
+        np.testing.assert_allclose(audio, expected_audio, atol=1e-5)
+        embedded = clap.embed_audio([long], progress=False)[0]
+        np.testing.assert_allclose(embedded, mean / np.linalg.norm(mean), atol=1e-5)
+        np.testing.assert_allclose(text, expected_text, atol=1e-5)
     for embeddings in (audio, text):  # the weights tell clips and texts apart, so that the comparison means something
         distance = np.linalg.norm(embeddings[:, None] - embeddings[None], axis=2)
         assert np.sort(distance, axis=1)[:, 1].min() > 1e-4

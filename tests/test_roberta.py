@@ -1,4 +1,4 @@
-"""The short way through RoBERTa is transformers' own way: same embeddings, same gradients, whatever the padding."""
+"""The fast way through RoBERTa equals transformers': same embeddings, same gradients, whatever the padding."""
 
 import pytest
 import torch
@@ -24,11 +24,11 @@ def tokens():
     return pad_tokens(rows)
 
 
-def own(roberta, tokens):
+def plain(roberta, tokens):
     return roberta(**tokens).pooler_output
 
 
-def short(roberta, tokens):
+def packed(roberta, tokens):
     return encode(roberta, tokens["input_ids"], tokens["attention_mask"])
 
 
@@ -48,22 +48,22 @@ def longer(tokens, by):
 
 @torch.no_grad()
 def test_embeddings_are_transformers(roberta, tokens):
-    expected = own(roberta, tokens)
+    expected = plain(roberta, tokens)
     assert expected.abs().max() > 0.1 and (expected[0] - expected[1]).norm() > 0.05
-    assert (short(roberta, tokens) - expected).abs().max() < 1e-5
-    assert (short(roberta, longer(tokens, 9)) - expected).abs().max() < 1e-5
+    assert (packed(roberta, tokens) - expected).abs().max() < 1e-5
+    assert (packed(roberta, longer(tokens, 9)) - expected).abs().max() < 1e-5
 
 
 @torch.no_grad()
 def test_a_text_does_not_depend_on_its_neighbours(roberta, tokens):
-    together = short(roberta, tokens)
+    together = packed(roberta, tokens)
     for row, length in enumerate(LENGTHS):
         alone = {name: values[row : row + 1, :length] for name, values in tokens.items()}
-        assert (short(roberta, alone) - together[row]).abs().max() < 1e-5
+        assert (packed(roberta, alone) - together[row]).abs().max() < 1e-5
 
 
 def test_gradients_are_transformers(roberta, tokens):
-    expected, found = gradients(roberta, own, tokens), gradients(roberta, short, tokens)
+    expected, found = gradients(roberta, plain, tokens), gradients(roberta, packed, tokens)
     assert found.keys() == expected.keys()
     largest = max(gradient.norm() for gradient in expected.values())
     for name, gradient in expected.items():
@@ -73,16 +73,16 @@ def test_gradients_are_transformers(roberta, tokens):
 
 @torch.no_grad()
 def test_bf16_stays_close(roberta, tokens):
-    expected = short(roberta, tokens)
+    expected = packed(roberta, tokens)
     with torch.autocast("cpu", torch.bfloat16):
-        found = short(roberta, tokens).float()
+        found = packed(roberta, tokens).float()
     assert 0 < (found - expected).norm(dim=1).max() < 0.15 * (expected[0] - expected[1]).norm()
 
 
 def test_gradients_in_bf16_stay_close(roberta, tokens):
-    expected = gradients(roberta, short, tokens)
+    expected = gradients(roberta, packed, tokens)
     with torch.autocast("cpu", torch.bfloat16):
-        found = gradients(roberta, short, tokens)
+        found = gradients(roberta, packed, tokens)
     largest = max(gradient.norm() for gradient in expected.values())
     for name, gradient in expected.items():
         assert (found[name] - gradient).norm() <= 0.1 * gradient.norm() + 1e-3 * largest, name
@@ -92,7 +92,7 @@ def test_gradients_in_bf16_stay_close(roberta, tokens):
 def test_dropout_acts_in_training_alone(roberta, tokens):
     roberta.train()
     torch.manual_seed(0)
-    one, other = short(roberta, tokens), short(roberta, tokens)
+    one, other = packed(roberta, tokens), packed(roberta, tokens)
     roberta.eval()
     assert (one - other).norm() > 1e-3
-    assert torch.equal(short(roberta, tokens), short(roberta, tokens))
+    assert torch.equal(packed(roberta, tokens), packed(roberta, tokens))

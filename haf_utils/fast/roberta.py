@@ -1,9 +1,7 @@
-"""RoBERTa's forward pass on transformers' own modules, on words alone.
+"""RoBERTa without padding, on transformers' modules: the batch as one packed sequence; only attention sees (B, T).
 
-A batch of texts is padded to the longest, and in titles and tags most of a batch is padding: of 8 texts with 23 tokens
-on average the longest has 45. All but attention acts on each token alone, so here the tokens of all texts stand in one
-row without padding, and only attention sees them text by text. And of the last layer only what the first token becomes
-is used: no other is computed.
+Titles and tags differ so much in length that most of a batch padded to its longest text is padding. Of the last layer
+only the first tokens are computed, since nothing else is used.
 """
 
 from __future__ import annotations
@@ -12,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from haf_utils.fast.ops import linear
-from haf_utils.gather import gather
+from haf_utils.fast.ops import gather, linear
 
 __all__ = ["encode"]
 
@@ -25,52 +22,43 @@ def encode(roberta: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Te
     there, but draws in another order.
     """
     mask = attention_mask.bool()
-    places = mask.flatten().nonzero().squeeze(1)  # of the tokens among all places, padding included
-    x = roberta.embeddings(input_ids=input_ids).flatten(0, 1).index_select(0, places)
-    first = F.pad(mask.sum(1).cumsum(0), (1, 0))[:-1]  # each text's first token
-    # Which token stands in each place; in padding, which nobody looks at, any one.
-    tokens = (mask.flatten().cumsum(0) - 1).clamp(min=0)
-    *layers, last = roberta.encoder.layer
+    packed = mask.flatten().nonzero().squeeze(1)  # (N,): the place in the padded batch of each packed token
+    padded = (mask.flatten().cumsum(0) - 1).clamp(min=0)  # (B · T,): the packed token in each place; any one in padding
+    first = F.pad(mask.sum(1).cumsum(0), (1, 0))[:-1]  # (B,): the first packed token of each text
+    x = roberta.embeddings(input_ids=input_ids).flatten(0, 1).index_select(0, packed)
+    layers = roberta.encoder.layer
     for layer in layers:
-        gathered = _attention(layer.attention.self, x, places, tokens, mask)
-        x = _feed_forward(layer, _attended(layer.attention, x, gathered))
-    gathered = _attention(last.attention.self, x, places, tokens, mask, first)
-    x = _feed_forward(last, _attended(last.attention, x.index_select(0, first), gathered))
+        attention, output, rows = layer.attention.self, layer.attention.output, first if layer is layers[-1] else None
+        attended = _attention(attention, x, packed, padded, mask, rows)
+        x = x if rows is None else x.index_select(0, rows)
+        x = output.LayerNorm(x + output.dropout(linear(output.dense, attended)))
+        hidden = linear(layer.intermediate.dense, x, gelu=True)
+        x = layer.output.LayerNorm(x + layer.output.dropout(linear(layer.output.dense, hidden)))
     return torch.tanh(linear(roberta.pooler.dense, x))
 
 
 def _attention(
     attention: nn.Module,
     x: torch.Tensor,
-    places: torch.Tensor,
-    tokens: torch.Tensor,
+    packed: torch.Tensor,
+    padded: torch.Tensor,
     mask: torch.Tensor,
-    first: torch.Tensor | None = None,
+    first: torch.Tensor | None,
 ) -> torch.Tensor:
-    """What each of the tokens x (N, D) gathers from its text: (N, D), or (B, D) for the `first` ones alone."""
+    """Self-attention of packed tokens x (N, D) inside their texts: (N, D), or (B, D) for the `first` ones alone."""
     (batch, length), heads = mask.shape, attention.num_attention_heads
 
-    def padded(values: torch.Tensor) -> torch.Tensor:  # (N, D) -> (B, heads, T, D / heads)
-        return gather(values, 0, tokens, places).view(batch, length, heads, -1).transpose(1, 2)
+    def pad(values: torch.Tensor) -> torch.Tensor:  # (N, D) -> (B, heads, T, D / heads)
+        return gather(values, 0, padded, packed).view(batch, length, heads, -1).transpose(1, 2)
 
-    key, value = padded(linear(attention.key, x)), padded(linear(attention.value, x))
+    key, value = pad(linear(attention.key, x)), pad(linear(attention.value, x))
     if first is None:
-        query = padded(linear(attention.query, x))
+        query = pad(linear(attention.query, x))
     else:
         query = linear(attention.query, x.index_select(0, first)).view(batch, heads, 1, -1)
     dropout = attention.dropout.p if attention.training else 0.0
-    gathered = F.scaled_dot_product_attention(
+    attended = F.scaled_dot_product_attention(
         query, key, value, attn_mask=mask[:, None, None], dropout_p=dropout, scale=attention.scaling
     )
-    gathered = gathered.transpose(1, 2).flatten(2).flatten(0, 1)  # (B · T or B, D)
-    return gathered.index_select(0, places) if first is None else gathered
-
-
-def _attended(attention: nn.Module, x: torch.Tensor, gathered: torch.Tensor) -> torch.Tensor:
-    out = attention.output
-    return out.LayerNorm(x + out.dropout(linear(out.dense, gathered)))
-
-
-def _feed_forward(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    hidden = linear(layer.intermediate.dense, x, gelu=True)
-    return layer.output.LayerNorm(x + layer.output.dropout(linear(layer.output.dense, hidden)))
+    attended = attended.transpose(1, 2).flatten(2).flatten(0, 1)  # (B · T or B, D)
+    return attended.index_select(0, packed) if first is None else attended

@@ -1,10 +1,9 @@
-"""Independent pieces of work on all cores of a CPU: one thread each, instead of all of them on every operation.
+"""Batches in parallel on the cores of a CPU, a thread each, instead of all threads on every operation.
 
-A forward pass is a hundred operations; when all cores share each of them, they meet after every one, and small ones do
-not divide well. Batches that have nothing to do with each other divide perfectly (measured on two cores: 7 % faster at
-CLAP's real size, attention alone by a third).
+A forward pass is a hundred operations: when all cores share every one of them, they synchronise a hundred times, and
+small operations do not divide well. Independent batches do.
 
-Beside a GPU threads only prepare what it computes: they decode (`in_threads`), or cut batches ahead of it (`ahead`).
+With a GPU threads only prepare what it computes: they decode (`in_threads`), or cut batches ahead of it (`ahead`).
 """
 
 from __future__ import annotations
@@ -17,25 +16,25 @@ from threading import BoundedSemaphore
 
 import torch
 
-from haf_utils.decoding import MOST
-
 __all__ = ["ahead", "gate", "in_threads"]
+
+_DECODERS = 4  # threads that decode for a GPU; more contend for the GIL
 
 
 def in_threads(function: Callable, items: Sequence, device: torch.device) -> Iterator:
     """`map(function, items)`, several at a time, results in order. The first error ends it, as does Ctrl-C.
 
-    On a CPU there are as many threads as PyTorch would use, each of which computes alone. Beside a GPU those that read
-    and decode take turns at it by `gate`.
+    On a CPU there are as many threads as PyTorch would use, each of which computes by itself. With a GPU they read and
+    decode, and take turns at it by `gate`.
     """
     on_cpu, threads = torch.device(device).type == "cpu", torch.get_num_threads()
-    workers = threads if on_cpu else MOST
+    workers = threads if on_cpu else _DECODERS
     pool = ThreadPoolExecutor(workers, initializer=partial(torch.set_num_threads, 1) if on_cpu else None)
     try:
         yield from pool.map(function, items)
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # the number for threads that are yet to come is one for the whole process
+        torch.set_num_threads(threads)  # the setting is one for the whole process
 
 
 def ahead(function: Callable, items: Iterable, device: torch.device | str = "cpu") -> Iterator:
@@ -43,7 +42,7 @@ def ahead(function: Callable, items: Iterable, device: torch.device | str = "cpu
 
     On a CPU one thread is one item ahead. A GPU asks for batches faster than one thread cuts them.
     """
-    threads = 1 if torch.device(device).type == "cpu" else MOST
+    threads = 1 if torch.device(device).type == "cpu" else _DECODERS
     pool, pending = ThreadPoolExecutor(threads), deque()
     try:
         for item in items:
