@@ -89,36 +89,6 @@ def test_whatever_is_imported_is_pinned():
     assert not missing, missing
 
 
-def imports(source: str) -> set[str]:
-    """Top-level names of what a program imports, wherever in it."""
-    nodes = list(ast.walk(ast.parse(source)))
-    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    return {name.split(".")[0] for name in plain} | {
-        node.module.split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom) and node.level == 0
-    }
-
-
-def test_whatever_is_imported_is_pinned():
-    folders = [REPOSITORY / name for name in ("haf_utils", "benchmarks", "tools", "data", "tests")]
-    files = [path for folder in folders for path in folder.rglob("*.py")]
-    sources = {path: path.read_text("utf-8") for path in files}
-    for path in NOTEBOOKS:
-        cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-        sources[path] = re.sub(r"^[%!].*", "", "\n".join(cells), flags=re.MULTILINE)
-    # data/ and tests/ put their files, and laion-clap its modules, on the path by themselves.
-    ours = {path.stem for path in files} | {path.parent.name for path in files} | {"clap_module"}
-    elsewhere = {"hear21passt"}  # installed without its dependencies, see below
-    owners, pinned = packages_distributions(), {re.sub(r"[-_.]+", "-", name).lower() for name in PINS}
-    missing = [
-        f"{path.relative_to(REPOSITORY)}: {name}"
-        for path, source in sources.items()
-        for name in imports(source) - sys.stdlib_module_names - ours - elsewhere
-        if not {re.sub(r"[-_.]+", "-", owner).lower() for owner in owners.get(name, [])} & pinned
-    ]
-    assert len(sources) > 60
-    assert not missing, missing
-
-
 def test_hear21passt_is_pinned_alike_wherever_it_is_installed():
     texts = [(REPOSITORY / name).read_text() for name in ("Makefile", "environment.yml", "README.md")]
     versions = {found for text in texts for found in re.findall(r"hear21passt==([0-9.]+)", text)}
