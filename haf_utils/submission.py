@@ -3,16 +3,14 @@
     <Surname>_<Institution>_task1_<n>.output.csv    id, predicted_bst_second_level_class, prediction_score
     <Surname>_<Institution>_task1_<n>.meta.yaml     submission, system, results
 
-Check a file with ``python -m haf_utils.submission check FILE [--ids METADATA.csv]``: exit code 0 if it can be handed
-in, 1 with the problems row by row, 2 if it cannot be checked.
+``haf submission check FILE [--ids METADATA.csv]`` checks a file: exit code 0 if it can be handed in, 1 with the
+problems row by row, 2 if it cannot be checked.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -263,30 +261,3 @@ def write_metadata(
     }
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
     atomic_write(path, lambda p: p.write_text(text, encoding="utf-8"))
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m haf_utils.submission", description="Check a system output.")
-    check = parser.add_subparsers(required=True, metavar="check").add_parser("check", help="list what is wrong in FILE")
-    check.add_argument("file", metavar="FILE", help="system output, a .csv")
-    check.add_argument("--ids", metavar="METADATA.csv", help="metadata of the clips to be classified")
-    options = parser.parse_args(arguments)
-    try:
-        expected = read_ids(options.ids) if options.ids else None
-        problems = validate(options.file, expected)
-    except (OSError, ValueError) as error:
-        print(f"cannot check: {error}", file=sys.stderr)
-        return 2
-    for problem in problems[:20]:
-        print(f"{options.file}: {problem}")
-    if problems:
-        print(f"{options.file}: {len(problems)} problems, do not hand it in")
-        return 1
-    checked = "" if expected else " (its ids were not compared: pass --ids METADATA.csv)"
-    print(f"{options.file}: right{checked}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

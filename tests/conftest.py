@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from pathlib import Path
 
 # Test processes side by side: threads of each would wait for the cores that the others' hold. Before torch is loaded.
@@ -16,6 +17,7 @@ hypothesis.settings.register_profile("haf", deadline=None)
 hypothesis.settings.load_profile("haf")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+HAF = str(Path(sys.executable).with_name("haf"))  # the command line, as it is installed
 SHARED = REPOSITORY.parent / "shared"  # real recordings, real metadata, golden values: not part of the repository
 
 

@@ -1,16 +1,17 @@
 import copy
 import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from conftest import HAF
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from haf_utils.cli import main
 from haf_utils.metrics import hierarchical_scores
-from haf_utils.submission import COLUMNS, file_names, main, read_ids, validate, write, write_metadata
+from haf_utils.submission import COLUMNS, file_names, read_ids, validate, write, write_metadata
 from haf_utils.taxonomy import CLASSES
 
 IDS = ["6f1c", "a2e0", "77b3"]
@@ -156,28 +157,27 @@ def test_the_command_says_what_is_wrong(tmp_path, capsys, column):
     pd.DataFrame({column: IDS, "title": ["x", "NA", ""]}).to_csv(metadata, index=False)
     assert read_ids(metadata) == IDS
     write(path, IDS, posteriors())
-    assert main(["check", str(path), "--ids", str(metadata)]) == 0
+    assert main(["submission", "check", str(path), "--ids", str(metadata)]) == 0
     assert capsys.readouterr().out == f"{path}: right\n"
-    assert main(["check", str(path)]) == 0
+    assert main(["submission", "check", str(path)]) == 0
     assert "not compared" in capsys.readouterr().out
     path.write_text(path.read_text().replace(IDS[1], "else"))
-    assert main(["check", str(path), "--ids", str(metadata)]) == 1
+    assert main(["submission", "check", str(path), "--ids", str(metadata)]) == 1
     out = capsys.readouterr().out
     assert "line 3: id 'else'" in out and "1 of 3 ids are missing: a2e0" in out and "do not hand it in" in out
 
 
 def test_the_command_says_what_it_cannot_check(tmp_path, capsys):
-    assert main(["check", str(tmp_path / "absent.csv")]) == 2
+    assert main(["submission", "check", str(tmp_path / "absent.csv")]) == 2
     assert "absent.csv" in capsys.readouterr().err
     (tmp_path / "metadata.csv").write_text("name\nx\n")
-    assert main(["check", str(tmp_path / "absent.csv"), "--ids", str(tmp_path / "metadata.csv")]) == 2
+    assert main(["submission", "check", str(tmp_path / "absent.csv"), "--ids", str(tmp_path / "metadata.csv")]) == 2
     assert "none of the columns" in capsys.readouterr().err
 
 
-def test_python_m_returns_the_exit_code(tmp_path):
+def test_the_installed_command_returns_the_exit_code(tmp_path):
     (tmp_path / "out.csv").write_text(f"{HEADER}\na,fx,1\n")
-    command = [sys.executable, "-m", "haf_utils.submission", "check", str(tmp_path / "out.csv")]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run([HAF, "submission", "check", str(tmp_path / "out.csv")], capture_output=True, text=True)
     assert done.returncode == 1 and "line 2: 'fx'" in done.stdout and done.stderr == ""
 
 

@@ -1,17 +1,12 @@
 """Classify any recordings with a trained model, or with the average of several.
 
-    python -m haf_utils.experiment.predict RUN [RUN ...] FILE_OR_FOLDER [...] [--metadata CSV] [--out CSV] [--views 5]
-
-Run folders come first; several make an ensemble. A run folder is all that is needed: the backbone is the run's own, or
-the checkpoint that its head was trained on.
+`haf predict` on the command line. A run folder is all that is needed: the backbone is the run's own, or the checkpoint
+that its head was trained on.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import itertools
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +31,6 @@ from haf_utils.experiment.assembly import (
 )
 from haf_utils.inference import average_probabilities, predict
 from haf_utils.inputs import LiveInputs
-from haf_utils.io.files import atomic_write
 from haf_utils.io.progress import bar
 from haf_utils.model import ClapBackbone, Model, PasstBackbone
 from haf_utils.passt import build_passt
@@ -44,7 +38,7 @@ from haf_utils.profiles import profile
 from haf_utils.runs import Predictions, Run, RunError, load_run
 from haf_utils.taxonomy import CLASSES, NAMES
 
-__all__ = ["Loaded", "classify_files", "find_recordings", "load_system", "predict_again", "read_texts"]
+__all__ = ["Loaded", "classify_files", "describe", "find_recordings", "load_system", "predict_again", "read_texts"]
 
 _CHUNK = 64  # recordings decoded at a time: bounds memory
 
@@ -254,68 +248,13 @@ def read_texts(path: Path | str) -> dict[str, str]:
     return {id_: freesound_text(*row) for id_, *row in zip(ids, *filled, strict=True)}
 
 
-def _top_three(row: pd.Series) -> str:
+def describe(row: pd.Series) -> str:
+    """One line on a row of `classify_files`: its three likeliest classes with their posteriors, or its problem."""
+    if row["problem"]:
+        return f"not classified: {row['problem']}"
     best = row[list(CLASSES)].astype(float).sort_values(ascending=False, kind="stable")[:3]
     return "   ".join(f"{code:<5} {_cut(NAMES[code], 24):<24} {100 * p:5.1f} %" for code, p in best.items())
 
 
 def _cut(text: str, width: int) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}" + ("" if number == 1 else "s")
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line. Returns 0; 1 where some recordings could not be classified; 2 for what is wrongly asked."""
-    parser = argparse.ArgumentParser(
-        prog="python -m haf_utils.experiment.predict",
-        description=__doc__.splitlines()[0],
-        epilog="Example: python -m haf_utils.experiment.predict runs/embedded-mini/haf-joint_* ~/recordings "
-        "--out classes.csv (a run of `make run`; a run folder is one with a config.json)",
-    )
-    parser.add_argument("run", metavar="RUN", help="run folder; those that follow it are averaged with it")
-    parser.add_argument("audio", nargs="+", metavar="PATH", help="sound files, or folders of them")
-    parser.add_argument("--metadata", metavar="CSV", help="titles, tags, descriptions, keyed by sound_id, id or file")
-    parser.add_argument("--out", metavar="CSV", help="where to write all posteriors")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing --out")
-    parser.add_argument("--weights", nargs="+", type=float, metavar="W", help="of the runs (default: equal)")
-    parser.add_argument(
-        "--views", type=int, default=0, help="random views a model averages; 0: fixed windows (default)"
-    )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
-    given = parser.parse_args(arguments)
-    try:
-        if given.out and Path(given.out).exists() and not given.overwrite:
-            raise FileExistsError(f"{given.out} exists: choose another name, or pass --overwrite")
-        if given.views < 0:
-            raise ValueError(f"--views {given.views} must be at least 0")
-        texts = read_texts(given.metadata) if given.metadata else {}
-        more = list(itertools.takewhile(lambda path: (Path(path) / "config.json").is_file(), given.audio))
-        if len(more) == len(given.audio):
-            raise ValueError("there is nothing to classify: name files or folders after the run folders")
-        paths = find_recordings(given.audio[len(more) :])
-        models = [load_system(run, given.device) for run in (given.run, *more)]
-        table = classify_files(models, paths, texts, given.weights, given.views)
-    except (OSError, ValueError, RuntimeError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if given.out:  # before anything is printed, to whomever stops reading
-        atomic_write(given.out, lambda path: table.to_csv(path, index=False, float_format="%.6f"))
-    for _, row in table.iterrows():
-        print(f"{row['file']}\n    {row['problem'] and 'not classified: ' + row['problem'] or _top_three(row)}")
-    if given.out:
-        print(f"{_count(len(table), 'row')} in {given.out}")
-    lost = int((table["problem"] != "").sum())
-    if len(models) > 1:
-        print(f"the average of {len(models)} runs")
-    if given.metadata:
-        print(f"{given.metadata} has a text for {int(table['text'].sum())} of {_count(len(table), 'recording')}")
-    if lost:
-        print(f"{lost} of {len(table)} recordings could not be classified", file=sys.stderr)
-    return int(lost > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,48 +1,41 @@
 """Many runs: a grid of parameters, seeds and folds, in local workers or on a Slurm cluster.
 
-    python -m haf_utils.experiment.sweeps train=head smoothing=none,uniform,hierarchical fold=0,1,2,3,4 seed=0,1,2
-    python -m haf_utils.experiment.sweeps grid.yaml --slurm --partition gpu --gres gpu:1 --time 240 --runs-per-job 10
+    haf sweep train=head smoothing=none,uniform,hierarchical fold=0,1,2,3,4 seed=0,1,2
+    haf sweep grid.yaml --slurm --partition gpu --gres gpu:1 --time 240 --runs-per-job 10
 
-A grid maps parameters of `FinetuneConfig` to lists of values; a YAML or JSON file may hold a list of grids. Everything
-is checked before anything starts. Finished runs are skipped, interrupted ones go on, failed ones are reported and
-tried again on request.
+A grid maps parameters of `FinetuneConfig` to lists of values (`experiment.grids`); a YAML or JSON file may hold a list
+of grids. Everything is checked before anything starts. Finished runs are skipped, interrupted ones go on, failed ones
+are reported and tried again on request.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import difflib
-import itertools
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import submitit
 import torch
-import yaml
 from submitit.helpers import environment_variables
 
-from haf_utils.config import FinetuneConfig, resolve
+from haf_utils.config import FinetuneConfig
 from haf_utils.decoding import cores
 from haf_utils.experiment.assembly import corpus_of, digests_of
+from haf_utils.experiment.grids import unique
 from haf_utils.experiment.worker import Worker
-from haf_utils.experiment.workspace import finetune_config, workspace
 from haf_utils.io.files import atomic_write
 from haf_utils.io.progress import bar, line
-from haf_utils.profiles import PROFILES
 from haf_utils.runs import finished
 from haf_utils.training import recorded
 
-__all__ = ["Outcome", "Slurm", "grid", "main", "sweep"]
+__all__ = ["Outcome", "Slurm", "sweep"]
 
-_FIELDS = [field.name for field in dataclasses.fields(FinetuneConfig)]
 # glibc keeps freed memory, so that the tensors of the next step need not fault their pages in again.
 _MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1"}
 
@@ -81,41 +74,6 @@ class Outcome:
         return "\n".join(lines)
 
 
-def grid(
-    base: FinetuneConfig, parameters: Mapping[str, Sequence] | Sequence[Mapping[str, Sequence]]
-) -> list[FinetuneConfig]:
-    """All combinations of the values of `parameters`, each laid over `base`; of several mappings one after the other.
-
-    Every combination is checked, and returned with its None replaced and its name filled in; what occurs twice is
-    returned once. Raises ValueError or TypeError that names the parameter, and what it may be.
-    """
-    configs = []
-    for each in [parameters] if isinstance(parameters, Mapping) else parameters:
-        if not isinstance(each, Mapping):
-            raise TypeError(f"a grid maps parameters to lists of values, {each!r} does not")
-        for name, values in each.items():
-            if name not in _FIELDS:
-                close = difflib.get_close_matches(name, _FIELDS, n=1, cutoff=0.5)
-                raise ValueError(
-                    f"{name!r} is no parameter of a run"
-                    + (f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(_FIELDS)}")
-                )
-            if isinstance(values, str) or not isinstance(values, Sequence) or len(values) == 0:
-                raise TypeError(f"{name}={values!r} must be a list of one value or more")
-        for values in itertools.product(*each.values()):
-            configs.append(dataclasses.replace(base, **dict(zip(each, values, strict=True))))
-    return _each_once(configs)
-
-
-def _each_once(configs: Sequence[FinetuneConfig]) -> list[FinetuneConfig]:
-    """`configs` resolved, each once; ValueError where two different ones have the same name."""
-    found: dict[str, FinetuneConfig] = {}
-    for config in map(resolve, configs):
-        if found.setdefault(config.name, config) != config:
-            raise ValueError(f"two different runs would be called {config.name!r}: give one of them a `name`")
-    return list(found.values())
-
-
 def sweep(
     configs: Sequence[FinetuneConfig],
     workers: int | None = None,
@@ -132,7 +90,7 @@ def sweep(
     Raises ValueError or TypeError for wrong parameters, RunError where other runs have taken the names: before
     anything starts.
     """
-    configs = _each_once(configs)
+    configs = unique(configs)
     skipped, failed, pending, absent = [], {}, [], []
     for config in configs:
         folder = Path(config.runs) / config.name
@@ -265,74 +223,3 @@ def _wait(jobs, folder: Path, slurm: Slurm | None, seconds: float = 15.0) -> Non
     end = time.monotonic() + seconds
     while _alive(jobs, folder, slurm) and time.monotonic() < end:
         time.sleep(0.2 if slurm is None else 1.0)
-
-
-def read_grid(arguments: Sequence[str]) -> list[dict[str, list]]:
-    """Grids from the command line: YAML or JSON files, and `name=value,value` arguments that extend each of them.
-
-    Raises ValueError that names the argument, or the file.
-    """
-    grids: list[dict] = []
-    extension = {}
-    for argument in arguments:
-        if "=" in argument:
-            name, _, values = argument.partition("=")
-            extension[name] = [yaml.safe_load(value) for value in values.split(",")]
-            continue
-        try:
-            content = yaml.safe_load(Path(argument).read_text("utf-8"))  # YAML reads JSON too
-        except (OSError, yaml.YAMLError) as error:
-            raise ValueError(f"{argument!r} is neither name=value,value nor a readable YAML file: {error}") from error
-        for each in content if isinstance(content, list) else [content]:
-            if not isinstance(each, dict):
-                raise ValueError(f"{argument}: a grid maps parameters to lists of values, {each!r} does not")
-            grids.append({name: v if isinstance(v, list) else [v] for name, v in each.items()})
-    return [each | extension for each in grids or [{}]]
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Returns 0, 1 where runs failed, 2 for wrong arguments, 130 where interrupted."""
-    parser = argparse.ArgumentParser(
-        prog="python -m haf_utils.experiment.sweeps",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("grid", nargs="+", help="name=value,value or a YAML or JSON file")
-    for name in ("dataset", "extra", "evaluation", "runs", "scratch"):
-        parser.add_argument(f"--{name}", default="", help="as in the notebooks")
-    parser.add_argument("--profile", default="mini", help=f"one of {', '.join(PROFILES)} (default: mini)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
-    parser.add_argument("--workers", type=int, default=None, help="local processes (default: one a core, or a GPU)")
-    parser.add_argument("--retry-failed", action="store_true", help="try again what failed before")
-    parser.add_argument("--plan", action="store_true", help="name the runs, and stop")
-    cluster = parser.add_argument_group("on a Slurm cluster")
-    cluster.add_argument("--slurm", action="store_true", help="submit jobs instead of working here")
-    for field in dataclasses.fields(Slurm):
-        kind = type(field.default)
-        option = f"--{field.name.replace('_', '-')}"
-        cluster.add_argument(option, type=kind, default=field.default, help=f"default: {field.default!r}")
-    given = parser.parse_args(arguments)
-    slurm = Slurm(**{field.name: getattr(given, field.name) for field in dataclasses.fields(Slurm)})
-    where = {
-        name: getattr(given, name)
-        for name in ("dataset", "extra", "evaluation", "runs", "scratch", "profile", "device")
-    }
-    try:
-        configs = grid(finetune_config(workspace(**where)), read_grid(given.grid))
-        if given.plan:
-            print("\n".join(config.name for config in configs))
-            return 0
-        print(f"{len(configs)} runs in {configs[0].runs}")
-        outcome = sweep(configs, given.workers, slurm if given.slurm else None, given.retry_failed)
-    except (ValueError, TypeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from there", file=sys.stderr)
-        return 130
-    print(outcome)
-    return 1 if outcome.failed or outcome.absent else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

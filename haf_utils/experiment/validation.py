@@ -1,16 +1,12 @@
 """What is in a dataset's folder and what is wrong with it, before hours of computing depend on it.
 
-    python -m haf_utils.experiment.validation ROOT [--json FILE] [--manifest FILE] [--workers N]
-
-reads every recording once (`experiment.manifest`), checks the metadata, prints a summary and exits with 0 where nothing
-is wrong, 1 where there are problems, 2 where the folder cannot be read as a dataset at all.
+Every recording is read once (`experiment.manifest`), the metadata are checked. `haf validate` prints the report, and
+exits with 0 where nothing is wrong, 1 where there are problems, 2 where the folder cannot be read as a dataset at all.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
-import sys
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -20,9 +16,8 @@ import pandas as pd
 
 from haf_utils.datasets import audio_files, load
 from haf_utils.experiment import manifest as manifests
-from haf_utils.io.files import write_json
 
-__all__ = ["CATEGORIES", "NOTES", "Report", "main", "validate"]
+__all__ = ["CATEGORIES", "NOTES", "Report", "validate"]
 
 # What each category means, in the order of the summary.
 CATEGORIES = {
@@ -152,31 +147,3 @@ def validate(root: str | os.PathLike, workers: int | None = None, manifest: str 
     findings += [("duplicate audio", a, f"same sound as {b}") for a, b in pairs]
     table = pd.DataFrame(findings, columns=["category", "sound_id", "message"], dtype=object)
     return Report(root, clips, measured, path, table)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m haf_utils.experiment.validation", description="Check a dataset before computing depends on it."
-    )
-    parser.add_argument("root", help="folder of BSD10k, BSD35k-CS, the evaluation set, FSD50K or NSynth")
-    parser.add_argument("--json", metavar="FILE", help="also write the whole report here")
-    parser.add_argument("--manifest", metavar="FILE", help="keep the measurements here instead of in the user's cache")
-    parser.add_argument("--workers", type=int, help="threads that read recordings (default: one a core, at most 4)")
-    options = parser.parse_args(arguments)
-    try:
-        report = validate(options.root, options.workers, options.manifest)
-        if options.json:
-            write_json(options.json, report.to_json())
-    except (OSError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
-        return 130
-    print(report)
-    return 0 if report.ok else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -21,7 +21,7 @@ from haf_utils.experiment.ablations import (
     verdict,
     without_tta,
 )
-from haf_utils.experiment.sweeps import grid
+from haf_utils.experiment.grids import grid
 from haf_utils.io.files import write_json
 from haf_utils.metrics import hierarchical_scores
 from haf_utils.plots.ablations import data_curves, forest, severity_bars

@@ -6,9 +6,10 @@ import pandas as pd
 import pytest
 import soundfile
 
+from haf_utils.cli import main
 from haf_utils.config import FinetuneConfig
 from haf_utils.experiment.assembly import SHIPPED
-from haf_utils.experiment.predict import classify_files, find_recordings, load_system, main, predict_again, read_texts
+from haf_utils.experiment.predict import classify_files, find_recordings, load_system, predict_again, read_texts
 from haf_utils.io.files import write_json
 from haf_utils.profiles import REPOSITORY, profile
 from haf_utils.runs import RunError, load_run
@@ -145,7 +146,7 @@ def test_the_command(runs, work, tmp_path, capsys):
     (tmp_path / "sounds/broken.flac").write_bytes(b"nothing")
     (tmp_path / "texts.csv").write_text("file,title\n1.wav,door slam\n")
     out = tmp_path / "out.csv"
-    asked = [str(runs["joint"]), str(runs["passt"]), str(tmp_path / "sounds"), "--out", str(out)]
+    asked = ["predict", str(runs["joint"]), str(runs["passt"]), str(tmp_path / "sounds"), "--out", str(out)]
     asked += ["--metadata", str(tmp_path / "texts.csv"), "--views", "2"]
     assert main(asked) == 1  # one of the two was lost
     printed = capsys.readouterr()
@@ -173,7 +174,7 @@ def test_the_command(runs, work, tmp_path, capsys):
 def test_wrong_arguments(runs, tmp_path, capsys, arguments, message):
     (tmp_path / "m.csv").write_text("name,title\na,b\n")
     stand_for = {"RUN": str(runs["passt"]), "FOLDER": str(tmp_path), "METADATA": str(tmp_path / "m.csv")}
-    assert main([stand_for.get(word, word) for word in arguments]) == 2
+    assert main(["predict", *(stand_for.get(word, word) for word in arguments)]) == 2
     assert message in capsys.readouterr().err
 
 

@@ -3,16 +3,16 @@
 import os
 import signal
 import subprocess
-import sys
 import threading
 
 import pytest
-from conftest import hear_interrupts
+from conftest import HAF, hear_interrupts
 from filelock import FileLock
 from test_sweeps import features_only, until
 
 from haf_utils.config import FinetuneConfig
-from haf_utils.experiment.sweeps import Slurm, grid, sweep
+from haf_utils.experiment.grids import grid
+from haf_utils.experiment.sweeps import Slurm, sweep
 from haf_utils.runs import finished
 
 pytestmark = pytest.mark.skipif(
@@ -68,8 +68,7 @@ def test_a_job_put_back_into_the_queue_goes_on(base, tmp_path):
 
 
 def test_an_interrupt_cancels_the_jobs(base, tmp_path):
-    command = [sys.executable, "-m", "haf_utils.experiment.sweeps", "train=head", "fold=0,1,2", "--profile", "tiny"]
-    command += ["--slurm"]
+    command = [HAF, "sweep", "train=head", "fold=0,1,2", "--profile", "tiny", "--slurm"]
     command += ["--partition", "test", "--time", "5", "--runs-per-job", "1", "--cpus", "1", "--poll", "0.5"]
     command += ["--dataset", base.dataset, "--runs", str(tmp_path), "--scratch", str(tmp_path / "held")]
     with FileLock(tmp_path / "held" / "embeddings.lock"):

@@ -2,7 +2,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -11,12 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import hear_interrupts
+from conftest import HAF, hear_interrupts
 from filelock import FileLock
 
+from haf_utils.cli import main
 from haf_utils.config import FinetuneConfig
 from haf_utils.experiment import sweeps
-from haf_utils.experiment.sweeps import Outcome, grid, read_grid, sweep
+from haf_utils.experiment.grids import grid, read_grid
+from haf_utils.experiment.sweeps import Outcome, sweep
 from haf_utils.experiment.worker import Worker
 from haf_utils.runs import RunError, load_run
 from haf_utils.taxonomy import CLASSES
@@ -133,9 +134,11 @@ def test_grids_from_files_and_arguments(tmp_path):
 
 def test_the_command_line_names_what_is_wrong_and_what_it_would_do(dataset, tmp_path, capsys):
     where = ["--dataset", dataset, "--runs", str(tmp_path), "--profile", "tiny"]
-    assert sweeps.main(["train=head", "smothing=none", *where]) == 2
+    assert main(["sweep", "train=head", "smothing=none", *where]) == 2
     assert "did you mean 'smoothing'" in capsys.readouterr().err
-    assert sweeps.main(["train=head", "fold=0,1", "--plan", *where]) == 0
+    assert main(["sweep", "train=head", "--runs-per-job", "5", *where]) == 2
+    assert "--runs-per-job is for a Slurm cluster: pass --slurm" in capsys.readouterr().err
+    assert main(["sweep", "train=head", "fold=0,1", "--plan", *where]) == 0
     assert capsys.readouterr().out.split() == ["haf-head_f0_s0", "haf-head_f1_s0"]
     assert not list(tmp_path.iterdir())
 
@@ -205,17 +208,7 @@ def test_a_killed_worker_is_reported_and_the_others_go_on(base, tmp_path):
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupt_leaves_no_orphan(base, tmp_path, how):
-    command = [
-        sys.executable,
-        "-m",
-        "haf_utils.experiment.sweeps",
-        "train=head",
-        "fold=0,1",
-        "--profile",
-        "tiny",
-        "--workers",
-        "1",
-    ]
+    command = [HAF, "sweep", "train=head", "fold=0,1", "--profile", "tiny", "--workers", "1"]
     command += ["--dataset", base.dataset, "--runs", str(tmp_path), "--scratch", str(tmp_path / "held")]
     with FileLock(tmp_path / "held" / "embeddings.lock"):
         launcher = subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=hear_interrupts)

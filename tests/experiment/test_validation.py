@@ -2,16 +2,16 @@
 
 import json
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 import soundfile
-from conftest import need_shared
+from conftest import HAF, need_shared
 from test_datasets import bsd_row, make_bsd, make_fsd50k
 from test_manifest import write_bad
 
-from haf_utils.experiment.validation import NOTES, main, validate
+from haf_utils.cli import main
+from haf_utils.experiment.validation import NOTES, validate
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def test_a_good_folder(good, capsys):
     assert report.ok and report.findings.empty
     assert report.hours == pytest.approx(2 / 3600)
     assert "2 clips" in str(report) and "fx-other 1" in str(report) and "nothing is wrong" in str(report)
-    assert main([str(good)]) == 0
+    assert main(["validate", str(good)]) == 0
     assert "8000 Hz × 2" in capsys.readouterr().out
     assert not list(good.rglob("*.csv.lock"))
 
@@ -94,15 +94,15 @@ def test_each_problem_is_named_and_nothing_else_is_lost(bad):
 
 
 def test_the_command_and_its_exit_codes(bad, good, tmp_path, capsys):
-    assert main([str(bad), "--json", str(tmp_path / "report.json"), "--manifest", str(tmp_path / "m.csv")]) == 1
+    written = ["--json", str(tmp_path / "report.json"), "--manifest", str(tmp_path / "m.csv")]
+    assert main(["validate", str(bad), *written]) == 1
     content = json.loads((tmp_path / "report.json").read_text("utf-8"))
     assert content["counts"]["damaged"] == 4 and content["ok"] is False and content["clips"] == 17
     assert (tmp_path / "m.csv").is_file()
-    assert main([str(tmp_path / "nowhere")]) == 2
+    assert main(["validate", str(tmp_path / "nowhere")]) == 2
     assert "is not a folder" in capsys.readouterr().err
-    assert main([str(bad / "audio")]) == 2
-    command = [sys.executable, "-m", "haf_utils.experiment.validation", str(good)]
-    run = subprocess.run(command, capture_output=True, text=True)
+    assert main(["validate", str(bad / "audio")]) == 2
+    run = subprocess.run([HAF, "validate", str(good)], capture_output=True, text=True)
     assert run.returncode == 0 and "nothing is wrong" in run.stdout and run.stderr == ""
 
 

@@ -1,0 +1,205 @@
+"""The command line, `haf`: arguments are read before anything slow is imported; a command imports what it needs.
+
+Exit codes: 0; 1 where something that was asked for could not be done; 2 for wrong requests; 130 for an interrupt.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+
+__all__ = ["main"]
+
+_FOLDERS = {
+    "dataset": "folder in BSD10k's layout (default: the embedded dataset)",
+    "extra": "folder of BSD35k-CS",
+    "evaluation": "folder of the challenge's evaluation set",
+    "runs": "folder for results (default: runs/ in the repository)",
+    "scratch": "folder for decoded audio and embeddings (default: the folder for results)",
+}
+_SLURM = {  # fields of `experiment.sweeps.Slurm`
+    "partition": (str, "partition of the cluster"),
+    "account": (str, "account that is charged"),
+    "gres": (str, "resources of a job, such as gpu:1"),
+    "time": (int, "minutes a job (default: 240); what does not fit is put back into the queue and goes on"),
+    "runs_per_job": (int, "runs that share a job (default: 10)"),
+    "cpus": (int, "cores of a job (default: 2)"),
+    "memory": (str, "memory of a job, such as 16G"),
+    "poll": (float, "seconds between questions to the scheduler (default: 10)"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command that `arguments` (default: those of the process) name -> exit code.
+
+    What a user can mend is printed as one sentence. SystemExit, with code 2, where argparse refuses the arguments.
+    """
+    given = _parser().parse_args(arguments)
+    try:
+        code = given.run(given)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on from there", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output has stopped; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="haf", description="HAF-CLAP: heterogeneous audio classification.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    predict = commands.add_parser(
+        "predict",
+        help="classify recordings with trained runs",
+        description="Classify any recordings with a trained model, or with the average of several.",
+        epilog="Example: haf predict runs/embedded-mini/haf-joint_* ~/recordings --out classes.csv "
+        "(a run of `make run`; a run folder is one with a config.json)",
+    )
+    predict.add_argument("run", metavar="RUN", help="run folder; those that follow it are averaged with it")
+    predict.add_argument("audio", nargs="+", metavar="PATH", help="sound files, or folders of them")
+    predict.add_argument("--metadata", metavar="CSV", help="titles, tags, descriptions, keyed by sound_id, id or file")
+    predict.add_argument("--out", metavar="CSV", help="where to write all posteriors")
+    predict.add_argument("--overwrite", action="store_true", help="replace an existing --out")
+    predict.add_argument("--weights", nargs="+", type=float, metavar="W", help="weights of the runs (default: equal)")
+    predict.add_argument("--views", type=int, default=0, help="random views a model averages (default: fixed windows)")
+    predict.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
+    predict.set_defaults(run=_predict)
+
+    sweep = commands.add_parser(
+        "sweep",
+        help="train a grid of parameters, seeds and folds",
+        description="Train a grid of parameters, seeds and folds, in local workers or on a Slurm cluster. What is "
+        "finished is skipped, what was interrupted goes on, what fails is reported.",
+        epilog="Example: haf sweep train=head smoothing=none,uniform,hierarchical fold=0,1,2,3,4 seed=0,1,2",
+    )
+    sweep.add_argument("grid", nargs="+", metavar="GRID", help="name=value,value, or a YAML or JSON file of grids")
+    for name, text in _FOLDERS.items():
+        sweep.add_argument(f"--{name}", default="", metavar="FOLDER", help=text)
+    sweep.add_argument("--profile", default="mini", help="mini or full (default: mini)")
+    sweep.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
+    sweep.add_argument("--workers", type=int, help="local processes (default: one a core, or a GPU)")
+    sweep.add_argument("--retry-failed", action="store_true", help="try again what failed before")
+    sweep.add_argument("--plan", action="store_true", help="name the runs, and stop")
+    cluster = sweep.add_argument_group("on a Slurm cluster")
+    cluster.add_argument("--slurm", action="store_true", help="submit jobs instead of working here")
+    for name, (kind, text) in _SLURM.items():
+        cluster.add_argument(f"--{name.replace('_', '-')}", type=kind, default=argparse.SUPPRESS, help=text)
+    sweep.set_defaults(run=_sweep)
+
+    validate = commands.add_parser(
+        "validate",
+        help="check a dataset before computing depends on it",
+        description="Read every recording of a dataset once, check its metadata and print what is wrong.",
+    )
+    validate.add_argument("root", metavar="FOLDER", help="BSD10k, BSD35k-CS, the evaluation set, FSD50K or NSynth")
+    validate.add_argument("--json", metavar="FILE", help="also write the whole report here")
+    validate.add_argument("--manifest", metavar="CSV", help="keep the measurements here, not in the user's cache")
+    validate.add_argument("--workers", type=int, help="threads that read recordings (default: one a core, at most 4)")
+    validate.set_defaults(run=_validate)
+
+    submission = commands.add_parser(
+        "submission", help="check what is handed in", description="Check what is handed in to the challenge."
+    )
+    checks = submission.add_subparsers(metavar="check", required=True)
+    check = checks.add_parser("check", help="list what is wrong in FILE", description="List what is wrong in a file.")
+    check.add_argument("file", metavar="FILE", help="system output, a .csv")
+    check.add_argument("--ids", metavar="METADATA.csv", help="metadata of the clips to be classified")
+    check.set_defaults(run=_check)
+    return parser
+
+
+def _predict(given) -> int:
+    if given.out and Path(given.out).exists() and not given.overwrite:
+        raise FileExistsError(f"{given.out} exists: choose another name, or pass --overwrite")
+    if given.views < 0:
+        raise ValueError(f"--views {given.views} must be at least 0")
+    runs = [given.run, *takewhile(lambda path: (Path(path) / "config.json").is_file(), given.audio)]
+    recordings = given.audio[len(runs) - 1 :]
+    if not recordings:
+        raise ValueError("there is nothing to classify: name files or folders after the run folders")
+
+    from haf_utils.experiment.predict import classify_files, describe, find_recordings, load_system, read_texts
+    from haf_utils.io.files import atomic_write
+
+    texts = read_texts(given.metadata) if given.metadata else {}
+    paths = find_recordings(recordings)
+    table = classify_files([load_system(run, given.device) for run in runs], paths, texts, given.weights, given.views)
+    if given.out:  # before anything is printed, as whoever reads that may stop reading
+        atomic_write(given.out, lambda path: table.to_csv(path, index=False, float_format="%.6f"))
+    for _, row in table.iterrows():
+        print(f"{row['file']}\n    {describe(row)}")
+    rows = f"{len(table)} recording{'s' * (len(table) != 1)}"
+    if given.out:
+        print(f"{rows} in {given.out}")
+    if len(runs) > 1:
+        print(f"the average of {len(runs)} runs")
+    if given.metadata:
+        print(f"{given.metadata} has a text for {int(table['text'].sum())} of {rows}")
+    lost = int((table["problem"] != "").sum())
+    if lost:
+        print(f"{lost} of {rows} could not be classified", file=sys.stderr)
+    return int(lost > 0)
+
+
+def _sweep(given) -> int:
+    if unused := [f"--{name.replace('_', '-')}" for name in _SLURM if name in given and not given.slurm]:
+        raise ValueError(f"{', '.join(unused)} is for a Slurm cluster: pass --slurm")
+
+    from haf_utils.config import FinetuneConfig
+    from haf_utils.experiment.grids import grid, read_grid
+
+    places = {name: getattr(given, name) for name in (*_FOLDERS, "profile", "device")}
+    grids = read_grid(given.grid)
+    grid(FinetuneConfig(**places), grids)  # refuses what is wrong before anything is made or loaded
+
+    from haf_utils.experiment.workspace import finetune_config, workspace
+
+    configs = grid(finetune_config(workspace(**places)), grids)
+    if given.plan:
+        print("\n".join(config.name for config in configs))
+        return 0
+
+    from haf_utils.experiment.sweeps import Slurm, sweep
+
+    slurm = Slurm(**{name: getattr(given, name) for name in _SLURM if name in given}) if given.slurm else None
+    print(f"{len(configs)} runs in {configs[0].runs}")
+    outcome = sweep(configs, given.workers, slurm, given.retry_failed)
+    print(outcome)
+    return 1 if outcome.failed or outcome.absent else 0
+
+
+def _validate(given) -> int:
+    from haf_utils.experiment.validation import validate
+    from haf_utils.io.files import write_json
+
+    report = validate(given.root, given.workers, given.manifest)
+    if given.json:
+        write_json(given.json, report.to_json())
+    print(report)
+    return 0 if report.ok else 1
+
+
+def _check(given) -> int:
+    from haf_utils.submission import read_ids, validate
+
+    expected = read_ids(given.ids) if given.ids else None
+    problems = validate(given.file, expected)
+    for problem in problems[:20]:
+        print(f"{given.file}: {problem}")
+    if problems:
+        print(f"{given.file}: {len(problems)} problems, do not hand it in")
+        return 1
+    checked = "" if expected else " (its ids were not compared: pass --ids METADATA.csv)"
+    print(f"{given.file}: right{checked}")
+    return 0

@@ -1,0 +1,106 @@
+"""The command line answers at once, names what is wrong in one sentence, and keeps to its exit codes."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import HAF
+
+from haf_utils import cli
+
+HEAVY = "torch", "sklearn", "scipy", "librosa", "transformers", "matplotlib"
+
+
+def haf(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([HAF, *arguments], capture_output=True, text=True)
+
+
+def heavy_after(*arguments: str) -> tuple[str, list[str]]:
+    """The last line that a command leaves in a new process, and which slow packages it has imported."""
+    program = f"""
+import sys
+from haf_utils.cli import main
+try:
+    code = main({list(arguments)})
+except SystemExit as end:
+    code = end.code
+print(code, *(name for name in {HEAVY} if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    code, *names = done.stdout.splitlines()[-1].split()
+    return code, names
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], "0"),
+        (["predict", "--help"], "0"),
+        (["sweep", "--help"], "0"),
+        (["validate", "--help"], "0"),
+        (["submission", "check", "--help"], "0"),
+        ([], "2"),
+        (["predikt"], "2"),
+        (["predict", "a", "b.wav", "--views", "many"], "2"),
+        (["predict", "a", "b.wav", "--views", "-1"], "2"),
+        (["sweep", "smothing=none"], "2"),
+        (["sweep", "smoothing=nonne", "--profile", "tiny"], "2"),
+        (["sweep", "absent.yaml"], "2"),
+    ],
+)
+def test_help_and_wrong_arguments_need_nothing_slow(arguments, code):
+    assert heavy_after(*arguments) == (code, [])
+
+
+def test_the_installed_command_lists_its_commands():
+    done = haf("--help")
+    assert done.returncode == 0
+    assert all(f"\n    {name}" in done.stdout for name in ("predict", "sweep", "validate", "submission"))
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "printed"),
+    [
+        (FileNotFoundError(2, "No such file", "x.csv"), 2, "error: [Errno 2] No such file: 'x.csv'\n"),
+        (ValueError("fold=9"), 2, "error: fold=9\n"),
+        (TypeError("mixup=1"), 2, "error: mixup=1\n"),
+        (RuntimeError("CUDA out of memory"), 2, "error: CUDA out of memory\n"),
+        (ImportError("hear21passt is not installed"), 2, "error: hear21passt is not installed\n"),
+        (KeyboardInterrupt(), 130, "\ninterrupted; the same command goes on from there\n"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_sentence(monkeypatch, capsys, error, code, printed):
+    def fail(given):
+        raise error
+
+    monkeypatch.setattr(cli, "_validate", fail)
+    assert cli.main(["validate", "folder"]) == code
+    assert capsys.readouterr() == ("", printed)
+
+
+def test_a_mistake_of_the_program_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(cli, "_validate", lambda given: {}["key"])
+    with pytest.raises(KeyError):
+        cli.main(["validate", "folder"])
+
+
+def test_a_reader_that_stops_reading_gets_no_complaint(tmp_path):
+    rows = "".join(f"{number},no-class,1\n" for number in range(20))
+    (tmp_path / "out.csv").write_text(f"id,predicted_bst_second_level_class,prediction_score\n{rows}")
+    process = subprocess.Popen(
+        [HAF, "submission", "check", str(tmp_path / "out.csv")], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 1
+
+
+def test_the_options_of_a_cluster_are_the_fields_of_slurm():
+    from haf_utils.experiment.sweeps import Slurm
+
+    fields = Slurm.__dataclass_fields__
+    assert list(fields) == list(cli._SLURM)
+    for name, (kind, text) in cli._SLURM.items():
+        default = fields[name].default
+        assert type(default) is kind
+        assert ("default" in text) == bool(default) and (not default or f"default: {default:g}" in text)
