@@ -13,14 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from safetensors.torch import load_file
-
 from haf_utils.audio import AudioError, prepare
 from haf_utils.captions import freesound_text
 from haf_utils.clap import Clap
 from haf_utils.config import FinetuneConfig, check
 from haf_utils.datasets import EXTENSIONS, read_csv
-from haf_utils.decoding import decoded
 from haf_utils.experiment.assembly import (
     SHIPPED,
     assemble,
@@ -31,12 +28,14 @@ from haf_utils.experiment.assembly import (
 )
 from haf_utils.inference import average_probabilities, predict
 from haf_utils.inputs import LiveInputs
+from haf_utils.io.decoding import decoded
 from haf_utils.io.progress import bar
 from haf_utils.model import ClapBackbone, Model, PasstBackbone
 from haf_utils.passt import build_passt
 from haf_utils.profiles import profile
 from haf_utils.runs import Predictions, Run, RunError, load_run
 from haf_utils.taxonomy import CLASSES, NAMES
+from safetensors.torch import load_file
 
 __all__ = ["Loaded", "classify_files", "describe", "find_recordings", "load_system", "predict_again", "read_texts"]
 

@@ -22,17 +22,16 @@ from pathlib import Path
 
 import submitit
 import torch
-from submitit.helpers import environment_variables
-
 from haf_utils.config import FinetuneConfig
-from haf_utils.decoding import cores
 from haf_utils.experiment.assembly import corpus_of, digests_of
 from haf_utils.experiment.grids import unique
 from haf_utils.experiment.worker import Worker
+from haf_utils.io.decoding import cores
 from haf_utils.io.files import atomic_write
 from haf_utils.io.progress import bar, line
 from haf_utils.runs import finished
 from haf_utils.training import recorded
+from submitit.helpers import environment_variables
 
 __all__ = ["Outcome", "Slurm", "sweep"]
 

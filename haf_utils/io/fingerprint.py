@@ -15,10 +15,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 import soxr
-
-from haf_utils.audio import AudioError, decode
-from haf_utils.decoding import decoded
+from haf_utils.io.decoding import decoded
 from haf_utils.io.progress import bar
+from haf_utils.io.recordings import AudioError, decode
 
 __all__ = ["fingerprint", "fingerprints", "matches"]
 

@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 import soundfile
 from filelock import FileLock
-
-from haf_utils.decoding import decoded
+from haf_utils.io.decoding import decoded
 from haf_utils.io.progress import bar
 from haf_utils.io.recordings import AudioError
 

@@ -14,18 +14,17 @@ import numpy as np
 import pandas as pd
 import soundfile
 import soxr
+from haf_utils.audio import AudioError
+from haf_utils.folds import grouped_folds, official_folds
+from haf_utils.io.decoding import decoded
+from haf_utils.io.progress import bar
+from haf_utils.plots.style import CLASS_COLOURS, COLOURS, colour_labels
+from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS, TOP_NAMES
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Rectangle
-
-from haf_utils.audio import AudioError
-from haf_utils.decoding import decoded
-from haf_utils.folds import grouped_folds, official_folds
-from haf_utils.io.progress import bar
-from haf_utils.plots.style import CLASS_COLOURS, COLOURS, colour_labels
-from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS, TOP_NAMES
 
 __all__ = [
     "audio_figure",
