@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 import soxr
+
 from haf_utils.io.decoding import decoded
 from haf_utils.io.progress import bar
 from haf_utils.io.recordings import AudioError, decode
