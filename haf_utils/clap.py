@@ -12,15 +12,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
 import json
 import math
-import os
-import sys
 import types
 import warnings
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -38,7 +34,7 @@ from haf_utils.fast.threads import gate, in_threads
 from haf_utils.io.checkpoints import CheckpointError, match_state, read_state, safetensors_copy, write_state
 from haf_utils.io.files import atomic_write, write_json
 from haf_utils.io.progress import bar
-from haf_utils.io.third_party import provide_operators
+from haf_utils.io.third_party import clap_networks
 from haf_utils.profiles import REPOSITORY, AudioConfig, ClapConfig
 from haf_utils.taxonomy import prompts
 
@@ -50,37 +46,6 @@ KNOWN = {"630k": "630k-best.pt", "630k-audioset": "630k-audioset-best.pt"}
 LAION, ROBERTA = "lukewys/laion_clap", "FacebookAI/roberta-base"
 
 
-@cache
-def _networks() -> types.SimpleNamespace:
-    """The classes that CLAP is made of. Imported here because it takes seconds.
-
-    laion-clap's package downloads three tokenizers when imported; its subpackage ``clap_module`` does not, and is found
-    once the package's folder is on the path.
-    """
-    provide_operators()
-    package = importlib.util.find_spec("laion_clap")
-    if package is None:
-        raise ImportError("laion-clap is not installed: install the packages that requirements.txt pins")
-    folder = package.submodule_search_locations[0]
-    sys.path.append(folder)
-    numba_cache = os.environ.get("NUMBA_CACHE_DIR")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # laion-clap imports an old name of timm's
-            from clap_module.htsat import HTSAT_Swin_Transformer
-            from clap_module.model import MLPLayers
-        from transformers import RobertaConfig, RobertaModel
-    finally:
-        sys.path.remove(folder)
-        # laion-clap overwrites it by /tmp/, where other users may write.
-        os.environ.pop("NUMBA_CACHE_DIR", None)
-        if numba_cache is not None:
-            os.environ["NUMBA_CACHE_DIR"] = numba_cache
-    return types.SimpleNamespace(
-        HTSAT=HTSAT_Swin_Transformer, MLPLayers=MLPLayers, RobertaConfig=RobertaConfig, RobertaModel=RobertaModel
-    )
-
-
 class ClapNetwork(nn.Module):
     """CLAP with HTSAT and RoBERTa at the sizes of `config`; the state dict has exactly the names of LAION's.
 
@@ -90,7 +55,7 @@ class ClapNetwork(nn.Module):
 
     def __init__(self, config: ClapConfig):
         super().__init__()
-        networks, audio = _networks(), config.audio
+        networks, audio = clap_networks(), config.audio
         self.config = config
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.meshgrid")  # laion-clap calls it in the old way

@@ -8,8 +8,6 @@ LayerNorm and a linear layer on the mean of the two class tokens.
 
 from __future__ import annotations
 
-import importlib.util
-import types
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -22,7 +20,7 @@ from transformers.audio_utils import mel_filter_bank
 
 from haf_utils.audio import to_float
 from haf_utils.io.checkpoints import CheckpointError, read_state
-from haf_utils.io.third_party import provide_operators
+from haf_utils.io.third_party import hear21passt
 from haf_utils.profiles import PasstConfig
 
 __all__ = ["PasstNetwork", "build_passt", "log_mel", "official_weights"]
@@ -39,21 +37,6 @@ SHORTEST = N_FFT // 2 + 2  # samples: reflecting the ends takes half a frame bes
 # Weights of hear21passt's models that are known here, with their SHA-256 (not stated by PaSST's own page; several
 # public projects agree on it).
 SHA256 = {"passt_s_swa_p16_128_ap476": "302903fa8c4aee817b11dc982da0b29aaf8d11a3e722420476d0a12c9db70c2c"}
-
-
-@cache
-def _hear21passt() -> types.ModuleType:
-    """hear21passt's module with the network. Imported here because it takes seconds (timm, torchvision)."""
-    if importlib.util.find_spec("hear21passt") is None:
-        raise ImportError(
-            "hear21passt is not installed. It asks for torchaudio, which is not needed, so it is installed without "
-            "its dependencies: pip install --no-deps hear21passt==0.0.26"
-        )
-    provide_operators()
-    from hear21passt.models import passt
-
-    passt.first_RUN = False  # it would print the shapes of its first forward pass
-    return passt
 
 
 # The mel front end ----------------------------------------------------------------------------------------------------
@@ -115,7 +98,7 @@ class PasstNetwork(nn.Module):
     def __init__(self, config: PasstConfig):
         super().__init__()
         self.config = config
-        self.network = _hear21passt().PaSST(
+        self.network = hear21passt().PaSST(
             img_size=(MEL_BINS, config.frames),
             patch_size=config.patch,
             stride=config.stride,
@@ -220,7 +203,7 @@ def official_weights(name: str = "passt_s_swa_p16_128_ap476") -> Path:
     """
     if name not in SHA256:
         raise ValueError(f"PaSST weights {name!r} are unknown: choose one of {', '.join(SHA256)}")
-    url = _hear21passt().default_cfgs[name]["url"]
+    url = hear21passt().default_cfgs[name]["url"]
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

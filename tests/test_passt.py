@@ -5,7 +5,6 @@ import copy
 import hashlib
 import io
 import pickle
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 from haf_utils import passt
 from haf_utils.audio import windows
 from haf_utils.io.checkpoints import CheckpointError
+from haf_utils.io.third_party import hear21passt
 from haf_utils.model import LinearClassifier, Model, PasstBackbone
 from haf_utils.passt import build_passt, log_mel, official_weights
 from haf_utils.profiles import PROFILES, PasstConfig
@@ -34,7 +34,7 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
 def original(config: PasstConfig, classes: int = 527) -> torch.nn.Module:
     """hear21passt's network as it builds it itself."""
     torch.manual_seed(1)
-    return passt._hear21passt().PaSST(
+    return hear21passt().PaSST(
         img_size=(128, config.frames),
         patch_size=config.patch,
         stride=config.stride,
@@ -136,7 +136,7 @@ def test_embeddings_are_those_of_hear21passts_own_forward(config, training, tmp_
 
 def test_full_size_has_the_weights_of_hear21passts_model_and_runs():
     with contextlib.redirect_stdout(io.StringIO()):  # it prints the whole network
-        reference = passt._hear21passt().get_model(arch=NAME, pretrained=False).state_dict()
+        reference = hear21passt().get_model(arch=NAME, pretrained=False).state_dict()
     assert sum(value.numel() for value in reference.values()) == 86_153_758
     network = build_passt(PasstConfig())
     own = {name: value.shape for name, value in network.network.state_dict().items()}
@@ -265,7 +265,7 @@ def test_official_weights_come_once_from_hear21passts_address(tmp_path, monkeypa
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "cache"))
     published = tmp_path / "passt.pt"
     torch.save(original(MINI).state_dict(), published)
-    monkeypatch.setitem(passt._hear21passt().default_cfgs[NAME], "url", published.as_uri())
+    monkeypatch.setitem(hear21passt().default_cfgs[NAME], "url", published.as_uri())
     with pytest.raises(OSError, match="invalid hash value"):
         official_weights()
     assert not list((tmp_path / "cache").rglob("*.pt*"))
@@ -288,13 +288,5 @@ def test_the_downloader_fetches_the_same_file(monkeypatch):
     monkeypatch.syspath_prepend(str(REPOSITORY / "data"))
     import download
 
-    assert passt._hear21passt().default_cfgs[NAME]["url"] == download.PASST
+    assert hear21passt().default_cfgs[NAME]["url"] == download.PASST
     assert passt.SHA256[NAME] == download.PASST_SHA256
-
-
-def test_missing_package_is_said(monkeypatch):
-    passt._hear21passt.cache_clear()
-    monkeypatch.setattr(passt.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="pip install --no-deps hear21passt"):
-        build_passt(MINI)
-    assert "hear21passt.models.passt" in sys.modules

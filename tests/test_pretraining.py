@@ -17,6 +17,7 @@ from tokenizers import models, pre_tokenizers, trainers
 
 from haf_utils import pretraining
 from haf_utils.clap import Clap, ClapNetwork, load_clap, load_tokenizer, roberta_tokenizer
+from haf_utils.io.third_party import clap_networks
 from haf_utils.pretraining import (
     caption_group,
     contrastive_loss,
@@ -73,9 +74,7 @@ def pairs(count: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_the_loss_is_laion_claps_where_nothing_repeats():
-    from haf_utils.clap import _networks
-
-    _networks()
+    clap_networks()  # puts clap_module within reach
     from clap_module.loss import ClipLoss
 
     audio, text = pairs()
