@@ -12,19 +12,19 @@ from functools import cache
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import soundfile
 import soxr
-from haf_utils.audio import AudioError
-from haf_utils.folds import grouped_folds, official_folds
-from haf_utils.io.decoding import decoded
-from haf_utils.io.progress import bar
-from haf_utils.plots.style import CLASS_COLOURS, COLOURS, colour_labels
-from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS, TOP_NAMES
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Rectangle
+
+from haf_utils.folds import grouped_folds, official_folds
+from haf_utils.io.decoding import decoded
+from haf_utils.io.progress import bar
+from haf_utils.io.recordings import AudioError, decode, header
+from haf_utils.plots.style import CLASS_COLOURS, COLOURS, colour_labels
+from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS, TOP_NAMES
 
 __all__ = [
     "audio_figure",
@@ -71,9 +71,8 @@ def headers(paths: Iterable) -> pd.DataFrame:
 
     def read(path) -> tuple[float, float, float]:
         try:
-            info = soundfile.info(path)
-            return info.duration, info.samplerate, info.channels
-        except (soundfile.SoundFileError, OSError, TypeError):  # TypeError: no path
+            return header(path)
+        except AudioError:
             return np.nan, np.nan, np.nan
 
     paths = list(paths)
@@ -82,21 +81,8 @@ def headers(paths: Iterable) -> pd.DataFrame:
 
 
 def load_excerpt(path, seconds: float = EXCERPT_SECONDS) -> tuple[np.ndarray, int]:
-    """The first `seconds` of a recording, mono float32 (n,), n >= 1, and its rate in Hz.
-
-    Raises AudioError that names the file if it cannot be read, is empty or holds values that are not finite.
-    """
-    try:
-        with soundfile.SoundFile(path) as file:
-            rate = file.samplerate
-            samples = file.read(int(seconds * rate) + 1, dtype="float32", always_2d=True).mean(axis=1)
-    except (soundfile.SoundFileError, OSError, TypeError) as error:
-        raise AudioError(path, f"cannot be read: {str(error).split(': ')[-1].rstrip('.')}") from error
-    if len(samples) == 0:
-        raise AudioError(path, "no samples")
-    if not np.isfinite(samples).all():
-        raise AudioError(path, "holds values that are not finite")
-    return samples, rate
+    """The first `seconds` of a recording, mono float32 (n,), n >= 1, and its rate in Hz. Raises AudioError."""
+    return decode(path, seconds)
 
 
 def levels(samples: np.ndarray) -> tuple[float, float]:
