@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import platform
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-__all__ = ["atomic_write", "write_json"]
+__all__ = ["atomic_write", "remove_leftovers", "state", "walk", "write_json"]
 
 
 def atomic_write(path: Path | str, write: Callable[[Path], None]) -> None:
     """Call `write` with a temporary path and rename the result: a reader of `path` sees the old file or the new.
 
-    A failing `write` (a full disk, say) leaves the old file as it was.
+    A failing `write` (a full disk, say) leaves the old file as it was. Temporary files that killed writers of this
+    machine left in the folder are removed first.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    remove_leftovers(path.parent)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}@{platform.node()}{path.suffix}")
     try:
         write(temporary)
         os.replace(temporary, path)
@@ -25,6 +29,47 @@ def atomic_write(path: Path | str, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files in `folder` whose writers, processes of this machine, have ended."""
+    name = re.compile(rf"\..*\.(\d+)@{re.escape(platform.node())}(\.[^.]*)?")
+    for entry in os.scandir(folder):
+        if (match := name.fullmatch(entry.name)) and not _lives(int(match[1])):
+            Path(entry.path).unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def state(path: Path | str) -> tuple[int, int]:
+    """Size in bytes and time of change in ns of a file, by which a change is noticed; (-1, -1) where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
+
+
+def walk(folder: Path | str) -> Iterator[Path]:
+    """Every file in `folder` and below, sorted within each folder. Links are followed, no folder is entered twice. What
+    is no folder (a pipe, a link to nothing) is a file here: reading it gives the reason."""
+    seen = set()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        folders.sort()
+        if os.path.realpath(place) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(place))
+        yield from (Path(place, name) for name in sorted(files))
+
+
 def write_json(path: Path | str, content: dict) -> None:
-    """Write `content` as indented JSON, atomically."""
-    atomic_write(path, lambda p: p.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8"))
+    """Write `content` as indented JSON, atomically. File names that are not UTF-8 keep their bytes, as escapes."""
+    text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    atomic_write(path, lambda p: p.write_bytes(text.encode("utf-8", "backslashreplace")))

@@ -1,0 +1,71 @@
+"""Atomic writes, what killed ones leave behind, and walking through links."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from haf_utils.io import journal
+from haf_utils.io.files import atomic_write, walk, write_json
+
+
+def test_leftovers_of_killed_writers_go_and_nothing_else(tmp_path):
+    code = f"""
+import os, signal
+from haf_utils.io.files import atomic_write
+def killed(path):
+    path.write_text("half")
+    os.kill(os.getpid(), signal.SIGKILL)
+atomic_write({str(tmp_path / "table.npz")!r}, killed)"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -9
+    (left,) = tmp_path.iterdir()
+    living = tmp_path / f".a.{os.getppid()}@{platform.node()}.csv"
+    elsewhere = tmp_path / left.name.replace(platform.node(), "another-machine")
+    theirs = tmp_path / ".notes.123.txt"
+    for file in (living, elsewhere, theirs):
+        file.write_text("keep")
+    atomic_write(tmp_path / "other.txt", lambda path: path.write_text("x"))
+    assert not left.exists() and all(file.exists() for file in (living, elsewhere, theirs))
+    with pytest.raises(OSError):
+        atomic_write(tmp_path / "other.txt", lambda path: path.write_text("y") and path.rename("/nowhere/at/all"))
+    assert (tmp_path / "other.txt").read_text() == "x" and len(list(tmp_path.iterdir())) == 4
+
+
+def test_walking_follows_links_and_ends(tmp_path):
+    disk, root = tmp_path / "disk", tmp_path / "root"
+    (disk / "deep").mkdir(parents=True)
+    root.mkdir()
+    (disk / "deep" / "1.wav").touch()
+    (root / "audio").symlink_to(disk)
+    (disk / "deep" / "up").symlink_to(root)
+    (disk / "again").symlink_to(disk / "deep")
+    (root / "gone.wav").symlink_to("nowhere")
+    os.mkfifo(root / "pipe.wav")
+    assert sorted(path.name for path in walk(root)) == ["1.wav", "gone.wav", "pipe.wav"]
+
+
+def test_names_that_are_not_utf8_survive_json(tmp_path):
+    name = os.fsdecode(b"caf\xe9.wav")
+    write_json(tmp_path / "a.json", {"file": name, "title": "na\u00efve"})
+    assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"file": name, "title": "na\u00efve"}
+
+
+def test_a_journal_drops_what_is_torn_and_goes_on(tmp_path):
+    path, fields = tmp_path / "j.csv", ("name", "value")
+    rows = [('a, "b"', "1"), ("two\nlines", "2"), (os.fsdecode(b"\xff"), "3"), ("", "")]
+    journal.append(path, fields, rows[:2])
+    journal.append(path, fields, rows[2:])
+    assert journal.read(path, fields) == (rows, 0)
+    whole = path.read_bytes()
+    for cut in range(len(whole)):
+        path.write_bytes(whole[:cut])
+        kept, torn = journal.read(path, fields)
+        assert kept == rows[: len(kept)] and torn <= 1
+        journal.append(path, fields, [("new", "5")])
+        assert journal.read(path, fields)[0] in (kept + [("new", "5")], [*rows[: len(kept) + 1], ("new", "5")])
+    for place in range(len("name,value,check\n"), len(whole), 3):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert set(journal.read(path, fields)[0]) < set(rows)
