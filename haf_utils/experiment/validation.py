@@ -16,29 +16,31 @@ import pandas as pd
 
 from haf_utils.datasets import audio_files, load
 from haf_utils.experiment import manifest as manifests
+from haf_utils.io.recordings import CATEGORIES as DEFECTS
+from haf_utils.io.store import changed_clips
 
 __all__ = ["CATEGORIES", "NOTES", "Report", "validate"]
 
 # What each category means, in the order of the summary.
-CATEGORIES = {
-    "missing": "clips without a recording",
-    "damaged": "recordings that cannot be decoded, or not to their end",
-    "empty": "recordings without samples",
-    "not finite": "recordings with NaN or infinite samples",
-    "silent": "recordings in which nothing is left after quantisation to 16 bit",
-    "wrong extension": "recordings named as another format than they are",
-    "unusual": "recordings longer than ten minutes or below 4 kHz",
+CATEGORIES = DEFECTS | {
     "duplicate id": "ids that occur more than once in the metadata",
     "missing id": "rows of the metadata without an id",
+    "no match": "ids of which none matches a recording",
     "duplicate audio": "recordings with the same sound as an earlier one",
     "out of taxonomy": "rows whose class is not in the Broad Sound Taxonomy",
     "not UTF-8": "lines of the metadata read as Latin-1",
-    "short": "recordings shorter than 10 ms",
+    "stored samples": "clips of an audio store that changed on the disk: the next run decodes them again",
     "not listed": "recordings that no row of the metadata names",
     "no metadata": "clips without title, tags and description of their own",
     "no audio": "no recordings at all: metadata, or metadata and features, only",
 }
-NOTES = ("short", "not listed", "no metadata", "no audio")  # worth knowing, legal in the official datasets
+NOTES = (
+    "short",
+    "out of phase",
+    "not listed",
+    "no metadata",
+    "no audio",
+)  # worth knowing, legal in the official datasets
 
 
 @dataclass(frozen=True)
@@ -108,11 +110,20 @@ class Report:
         }
 
 
-def validate(root: str | os.PathLike, workers: int | None = None, manifest: str | os.PathLike | None = None) -> Report:
+def validate(
+    root: str | os.PathLike,
+    workers: int | None = None,
+    manifest: str | os.PathLike | None = None,
+    deep: bool = False,
+    stores: str | os.PathLike = "runs",
+) -> Report:
     """Check the dataset in `root`, in any known layout -> `Report`. Nothing in `root` is written.
 
     Recordings that were measured before and have not changed are not read again: their rows are in the `manifest`, by
-    default in the user's cache. Raises ValueError or FileNotFoundError where `root` cannot be read as a dataset.
+    default in the user's cache. deep: read all recordings again, and compare what is kept of them in audio stores below
+    the folder `stores` (where runs or their scratch are) with its checksums.
+
+    Raises ValueError or FileNotFoundError where `root` cannot be read as a dataset.
     """
     root = Path(root)
     with warnings.catch_warnings():
@@ -130,7 +141,7 @@ def validate(root: str | os.PathLike, workers: int | None = None, manifest: str 
     if len(listed):
         findings += [("missing", clip, "no recording") for clip in clips.sound_id[clips.path.isna()]]
         path = Path(manifest) if manifest else manifests.default_path(root)
-        measured = manifests.update(path, listed.path, workers)
+        measured = manifests.update(path, listed.path, workers, again=deep)
     else:
         findings.append(("no audio", "", f"no recording of {len(clips):,} clips is there"))
         path, measured = None, pd.DataFrame(columns=list(manifests.FIELDS))
@@ -145,5 +156,9 @@ def validate(root: str | os.PathLike, workers: int | None = None, manifest: str 
     again = heard.audio_hash.duplicated()
     pairs = zip(heard.sound_id[again], first[again], strict=True)
     findings += [("duplicate audio", a, f"same sound as {b}") for a, b in pairs]
+    for index in sorted(Path(stores).rglob("stores/*/*/index.csv")) if deep else ():
+        changed = changed_clips(index.parent)
+        inside = changed[[Path(path).resolve().is_relative_to(root.resolve()) for path in changed["path"]]]
+        findings += [("stored samples", clip, f"in {index.parent}") for clip in inside["sound_id"]]
     table = pd.DataFrame(findings, columns=["category", "sound_id", "message"], dtype=object)
     return Report(root, clips, measured, path, table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import zlib
@@ -12,16 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import soundfile
 from filelock import FileLock
-from haf_utils.io.decoding import decoded
-from haf_utils.io.progress import bar
-from haf_utils.io.recordings import AudioError
 
-__all__ = ["AudioStore", "build_store"]
+from haf_utils.io import journal
+from haf_utils.io.decoding import decoded
+from haf_utils.io.files import atomic_write, state
+from haf_utils.io.progress import bar
+from haf_utils.io.recordings import AudioError, header
+
+__all__ = ["AudioStore", "build_store", "changed_clips"]
 
 _COLUMNS = ["sound_id", "path", "size", "mtime_ns", "offset", "frames", "crc", "reason"]
-_CHUNK = 128  # clips decoded before they are written: bounds memory, and what a kill can lose
+_CHUNK, _CHUNK_BYTES = 128, 1 << 27  # most clips, and about most bytes of them, decoded before they are written
 
 
 @dataclass
@@ -30,7 +31,7 @@ class AudioStore:
 
     `index`: DataFrame (sound_id, path, offset, frames, crc), a row a usable clip, in the table's order; crc is the
     CRC-32 of its samples, by which runs know that a recording changed.
-    `lost`: DataFrame (sound_id, path, reason): clips that are missing, damaged, empty or silent.
+    `lost`: DataFrame (sound_id, path, reason): clips that cannot be used (`recordings.UNUSABLE`).
     """
 
     folder: Path
@@ -73,9 +74,10 @@ def build_store(
     Kept in `folder`: clips whose file (size, time of change) is as it was are not decoded again; a build that was
     killed goes on where it stopped; a second process waits for the first. The space needed is printed, and compared
     with what is free, before anything is written. Memory stays flat for any number of clips. `workers`: threads that
-    decode; None as `decoding.decoded` has it.
+    decode; None as `decoding.decoded` has it. Samples whose file has changed since it was written or checked last are
+    compared with their CRCs; clips of which they differ, and those whose row in the index is torn, are decoded again.
 
-    Clips that are missing, damaged, empty or silent are left out and listed in `store.lost` with the reason.
+    Clips that cannot be used (`recordings.UNUSABLE`) are left out and listed in `store.lost` with the reason.
     Raises ValueError if sound_ids repeat or more than the share `max_lost` of the clips is lost; OSError if the disk
     is too small.
     """
@@ -83,67 +85,94 @@ def build_store(
     if ids.duplicated().any():
         raise ValueError(f"sound_id {ids[ids.duplicated()].iloc[0]!r} occurs more than once in the clips table")
     wanted = pd.DataFrame({"sound_id": ids.to_numpy(), "path": [str(path) for path in table["path"]]})
-    stats = [_stat(path) for path in wanted["path"]]
+    stats = [state(path) for path in wanted["path"]]
     wanted["size"], wanted["mtime_ns"] = [size for size, _ in stats], [time for _, time in stats]
 
     folder = Path(folder) / str(sample_rate)  # another rate is another store
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "lock"):
         known, end = _read_index(folder)
-        done = wanted.merge(known, on=_COLUMNS[:4], how="left")
+        intact = _intact(folder, known)
+        if not intact.all():
+            print(f"audio store: the samples of {(~intact).sum()} clips have changed on the disk: decoded again")
+        done = wanted.merge(known[intact], on=_COLUMNS[:4], how="left")
         pending = wanted[done["frames"].isna().to_numpy()]
         if len(pending):
-            if done["frames"].sum() < end / 2:  # mostly samples that nobody wants any more
-                for name in ("index.csv", "samples.int16"):
+            if done["frames"].sum() < end / 2 or not end:  # mostly samples that nobody wants any more
+                for name in ("index.csv", "samples.int16"):  # not truncated: others may have mapped it
                     (folder / name).unlink(missing_ok=True)
                 pending, end = wanted, 0
-            _check_space(pending, folder, sample_rate)
-            _append(pending, folder, sample_rate, prepare, end, workers, progress)
-            known, _ = _read_index(folder)
-            done = wanted.merge(known, on=_COLUMNS[:4], how="left")
-    usable = done["reason"] == ""
-    lost = done.loc[~usable, ["sound_id", "path", "reason"]].reset_index(drop=True)
-    if len(lost) > max_lost * len(done):
-        reasons = lost["reason"].str.split(":").str[0].value_counts().to_dict()
-        raise ValueError(
-            f"{len(lost)} of {len(done)} clips cannot be used ({reasons}), more than the share {max_lost} that may be "
-            f"lost; the first is {lost['path'].iloc[0]}: {lost['reason'].iloc[0]}"
-        )
-    index = done.loc[usable, ["sound_id", "path", "offset", "frames", "crc"]].reset_index(drop=True)
-    return AudioStore(
-        folder, sample_rate, index.astype({"offset": np.int64, "frames": np.int64, "crc": np.int64}), lost
-    )
+            seconds = _check_space(pending, folder, sample_rate)
+            _append(pending, seconds, folder, sample_rate, prepare, end, workers, progress)
+            done = wanted.merge(_read_index(folder)[0], on=_COLUMNS[:4], how="left")
+        _note(folder)
+        usable = done["reason"] == ""
+        lost = done.loc[~usable, ["sound_id", "path", "reason"]].reset_index(drop=True)
+        if len(lost) > max_lost * len(done):
+            reasons = lost["reason"].str.split(":").str[0].value_counts().to_dict()
+            raise ValueError(
+                f"{len(lost)} of {len(done)} clips cannot be used ({reasons}), more than the share {max_lost} that may "
+                f"be lost; the first is {lost['path'].iloc[0]}: {lost['reason'].iloc[0]}"
+            )
+        index = done.loc[usable, ["sound_id", "path", "offset", "frames", "crc"]].reset_index(drop=True)
+        index = index.astype({"offset": np.int64, "frames": np.int64, "crc": np.int64})
+        return AudioStore(folder, sample_rate, index, lost)  # mapped before another process may write
 
 
-def _stat(path: str) -> tuple[int, int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return -1, -1
-    return status.st_size, status.st_mtime_ns
+def changed_clips(folder) -> pd.DataFrame:
+    """Rows (sound_id, path) of a store's folder, of one rate, whose samples are not as they were written: all CRCs are
+    compared. Where there are some, the next `build_store` finds and mends them, too."""
+    folder = Path(folder)
+    with FileLock(folder / "lock"):
+        known, _ = _read_index(folder)
+        changed = known.loc[~_intact(folder, known, deep=True), ["sound_id", "path"]]
+        if len(changed):
+            (folder / "checked").unlink(missing_ok=True)
+    return changed
 
 
 def _read_index(folder: Path) -> tuple[pd.DataFrame, int]:
-    """Rows that were written completely (the newest of each clip), and the number of samples that they reach to."""
-    rows, file = [], folder / "index.csv"
-    if file.exists():
-        text = file.read_bytes()
-        whole = text.rfind(b"\n") + 1
-        if whole < len(text):  # a kill cut the last line
-            os.truncate(file, whole)
-        rows = pd.read_csv(
-            io.BytesIO(text[:whole]),
-            names=_COLUMNS,
-            dtype={"sound_id": str, "path": str, "reason": str},
-            keep_default_na=False,
-        )
-    known = pd.DataFrame(rows, columns=_COLUMNS)
-    end = int((known["offset"] + known["frames"]).max()) if len(known) else 0
+    """The newest intact row of each clip, and the number of samples that are there and that rows reach to."""
+    rows, torn = journal.read(folder / "index.csv", _COLUMNS)
+    if torn:
+        print(f"audio store: {torn} lines of index.csv cannot be read: their clips are decoded again")
+    known = pd.DataFrame(rows, columns=_COLUMNS, dtype=object)
+    known = known.astype(dict.fromkeys(_COLUMNS[2:7], np.int64))
+    end = min(int((known["offset"] + known["frames"]).max()), _size(folder) // 2) if len(known) else 0
     return known.drop_duplicates("sound_id", keep="last"), end
 
 
-def _check_space(pending: pd.DataFrame, folder: Path, sample_rate: int) -> None:
-    seconds = sum(_seconds(path) for path in pending["path"])
+def _size(folder: Path) -> int:
+    return max(0, state(folder / "samples.int16")[0])
+
+
+def _intact(folder: Path, known: pd.DataFrame, deep: bool = False) -> np.ndarray:
+    """Whether the samples of each row are there and, where the file is not as noted (or `deep`), have their CRC."""
+    begins, size = known["offset"].to_numpy(), _size(folder)
+    ends = begins + known["frames"].to_numpy()
+    intact = (2 * ends <= size) | (ends == begins)
+    noted = folder / "checked"
+    if size and (deep or not noted.is_file() or noted.read_bytes() != _state(folder)):
+        samples = np.memmap(folder / "samples.int16", np.int16, "r", shape=size // 2)
+        for row in bar(np.flatnonzero(intact & (ends > begins)), description="checking the audio store"):
+            intact[row] = zlib.crc32(samples[begins[row] : ends[row]]) == known["crc"].iat[row]
+    return intact
+
+
+def _state(folder: Path) -> bytes:
+    return "size {} mtime_ns {}\n".format(*state(folder / "samples.int16")).encode()
+
+
+def _note(folder: Path) -> None:
+    """Note size and time of the samples' file, whose CRCs were compared or are those of what was just written."""
+    if not (folder / "checked").is_file() or (folder / "checked").read_bytes() != _state(folder):
+        atomic_write(folder / "checked", lambda path: path.write_bytes(_state(folder)))
+
+
+def _check_space(pending: pd.DataFrame, folder: Path, sample_rate: int) -> np.ndarray:
+    """Estimated seconds of each clip (P,). Raises OSError if there is no room for them."""
+    each = np.array([_seconds(path) for path in pending["path"]])
+    seconds = each.sum()
     need, free = 2 * sample_rate * seconds, shutil.disk_usage(folder).free
     place = "/".join(folder.parts[-2:])  # not the whole path, which has no place in a published notebook
     print(f"audio store: {len(pending)} clips, {seconds / 3600:.2f} h, {need / 1e6:.0f} MB in {place}")
@@ -152,17 +181,19 @@ def _check_space(pending: pd.DataFrame, folder: Path, sample_rate: int) -> None:
             f"the audio store needs {need / 1e9:.1f} GB but {folder} has {free / 1e9:.1f} GB free: "
             f"make room or choose another scratch folder"
         )
+    return each
 
 
 def _seconds(path: str) -> float:
     try:
-        return soundfile.info(path).duration
-    except (soundfile.SoundFileError, OSError):
+        return header(path)[0]
+    except AudioError:
         return 0.0  # the reason is found when it is decoded
 
 
 def _append(
     pending: pd.DataFrame,
+    seconds: np.ndarray,
     folder: Path,
     sample_rate: int,
     prepare: Callable[[str, int], np.ndarray],
@@ -172,29 +203,28 @@ def _append(
 ) -> None:
     def work(path: str) -> np.ndarray | str:
         try:
-            samples = prepare(path, sample_rate)
+            return prepare(path, sample_rate)
         except AudioError as error:
             return error.reason
-        return samples if samples.any() else "silent"
 
+    size = np.maximum(2 * sample_rate * seconds, _CHUNK_BYTES / _CHUNK)
+    chunk = (np.cumsum(size) - size) // _CHUNK_BYTES
     with (
-        open(folder / "samples.int16", "ab") as samples_file,
-        open(folder / "index.csv", "a") as index_file,
+        open(folder / "samples.int16", "ab") as file,
         bar(total=len(pending), description="audio store", quiet=not progress) as shown,
     ):
-        samples_file.truncate(2 * end)  # what a killed build wrote after its last index row
-        for first in range(0, len(pending), _CHUNK):
-            rows = pending.iloc[first : first + _CHUNK].copy()
-            results = list(decoded(work, rows["path"], workers))
-            rows["reason"] = [result if isinstance(result, str) else "" for result in results]
-            rows["frames"] = [0 if isinstance(result, str) else len(result) for result in results]
-            rows["crc"] = [0 if isinstance(result, str) else zlib.crc32(result.tobytes()) for result in results]
-            rows["offset"] = end + np.concatenate([[0], np.cumsum(rows["frames"].to_numpy())[:-1]])
-            end += int(rows["frames"].sum())
-            for result in results:
-                if not isinstance(result, str):
-                    samples_file.write(result.tobytes())
-            samples_file.flush()
-            index_file.write(rows[_COLUMNS].to_csv(index=False, header=False))  # only now do the samples count
-            index_file.flush()
+        file.truncate(2 * end)  # what a killed build wrote after its last index row
+        for _, clips in pending.groupby(chunk):
+            rows = []
+            results = decoded(work, clips["path"], workers)
+            for clip, result in zip(clips.itertuples(index=False), results, strict=True):
+                lost = isinstance(result, str)
+                frames, crc = (0, 0) if lost else (len(result), zlib.crc32(result))
+                rows.append((*clip, end, frames, crc, result if lost else ""))
+                if not lost:
+                    file.write(result)
+                end += frames
+            file.flush()
+            os.fsync(file.fileno())
+            journal.append(folder / "index.csv", _COLUMNS, rows)  # only now do the samples count
             shown.update(len(rows))

@@ -9,6 +9,7 @@ import soundfile
 
 from haf_utils.experiment import manifest
 from haf_utils.experiment.manifest import default_path, measure, update
+from haf_utils.io import recordings
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def test_levels_do_not_depend_on_the_block(tmp_path, monkeypatch):
     samples = np.random.default_rng(0).uniform(-0.7, 0.7, (1001, 6)).astype(np.float32)
     soundfile.write(tmp_path / "six.wav", samples, 48_000, subtype="FLOAT")
     whole = measure(tmp_path / "six.wav")
-    monkeypatch.setattr(manifest, "_BLOCK", 600)
+    monkeypatch.setattr(recordings, "_BLOCK", 600)
     blocks = measure(tmp_path / "six.wav")
     assert whole["channels"] == 6 and whole["peak"] == np.abs(samples).max()
     assert blocks.pop("rms") == pytest.approx(whole.pop("rms"), rel=1e-5)
@@ -68,15 +69,15 @@ def write_bad(folder, tone):
         "mp3.wav": "wrong extension: MP3 named .wav",
         "flac_cut.flac": "damaged",
         "cut.wav": "damaged: cut short, 3956 of 16000 bytes",
-        "text.wav": "damaged: Format not recognised",
-        "bytes.wav": "damaged: the file has no bytes",
+        "text.wav": "damaged: a text or a web page, no recording: it begins 'this is",
+        "bytes.wav": "empty: the file has no bytes",
         "none.wav": "empty",
         "nan.wav": "not finite",
         "inf.wav": "not finite",
         "silent.wav": "silent: peak 0",
         "whisper.wav": "silent",
         "7ms.wav": "short: 7.0 ms",
-        "slow.wav": "unusual: 8000.0 s at 1 Hz",
+        "slow.wav": "too long: 2.2 h of 1 channels at 1 Hz",
         "absent.wav": "missing",
     }
 

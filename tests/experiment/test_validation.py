@@ -1,6 +1,7 @@
 """validate(): everything that can be wrong with a folder, each named, nothing else lost."""
 
 import json
+import os
 import subprocess
 
 import numpy as np
@@ -10,8 +11,12 @@ from conftest import HAF, need_shared
 from test_datasets import bsd_row, make_bsd, make_fsd50k
 from test_manifest import write_bad
 
+from haf_utils.audio import prepare
 from haf_utils.cli import main
+from haf_utils.datasets import load
 from haf_utils.experiment.validation import NOTES, validate
+from haf_utils.io.recordings import UNUSABLE
+from haf_utils.io.store import build_store
 
 
 @pytest.fixture(autouse=True)
@@ -70,14 +75,14 @@ def test_each_problem_is_named_and_nothing_else_is_lost(bad):
         ("damaged", "flac_cut"),
         ("damaged", "cut"),
         ("damaged", "text"),
-        ("damaged", "bytes"),
+        ("empty", "bytes"),
         ("empty", "none"),
         ("not finite", "nan"),
         ("not finite", "inf"),
         ("silent", "silent"),
         ("silent", "whisper"),
         ("short", "7ms"),
-        ("unusual", "slow"),
+        ("too long", "slow"),
         ("missing", "absent"),
         ("duplicate id", "tone"),
         ("duplicate audio", "copy"),
@@ -90,14 +95,14 @@ def test_each_problem_is_named_and_nothing_else_is_lost(bad):
     kept = report.manifest.set_index("sound_id")
     assert kept.frames["tone"] == kept.frames["odd"] == 8000 and kept.problem["odd"] == ""
     text = str(report)
-    assert "problem: 4 × damaged" in text and "note: 1 × short" in text and "copy: same sound as tone" in text
+    assert "problem: 3 × damaged" in text and "note: 1 × short" in text and "copy: same sound as tone" in text
 
 
 def test_the_command_and_its_exit_codes(bad, good, tmp_path, capsys):
     written = ["--json", str(tmp_path / "report.json"), "--manifest", str(tmp_path / "m.csv")]
     assert main(["validate", str(bad), *written]) == 1
     content = json.loads((tmp_path / "report.json").read_text("utf-8"))
-    assert content["counts"]["damaged"] == 4 and content["ok"] is False and content["clips"] == 17
+    assert content["counts"]["damaged"] == 3 and content["ok"] is False and content["clips"] == 17
     assert (tmp_path / "m.csv").is_file()
     assert main(["validate", str(tmp_path / "nowhere")]) == 2
     assert "is not a folder" in capsys.readouterr().err
@@ -127,3 +132,28 @@ def test_real_recordings_are_all_right(tmp_path):
     report = validate(tmp_path)
     assert report.ok and len(report.manifest) == 49 and set(report.findings.category) <= set(NOTES)
     assert set(report.manifest.channels) == {1, 2} and report.hours > 0.02
+
+
+def test_deep_looks_at_unchanged_files_and_at_audio_stores(good, tmp_path):
+    validate(good)
+    clips = load(good)
+    build_store(clips, tmp_path / "runs" / "a" / "stores" / "good", 8000, prepare)
+    samples = tmp_path / "runs" / "a" / "stores" / "good" / "8000" / "samples.int16"
+    for file in (good / "audio" / "2.wav", samples):
+        data, before = bytearray(file.read_bytes()), os.stat(file)
+        data[200:400] = bytes(200)
+        file.write_bytes(data)
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert validate(good).ok
+    report = validate(good, deep=True, stores=tmp_path / "runs")
+    assert [(row.category, row.sound_id) for row in report.findings.itertuples()] == [("stored samples", "1")]
+    assert validate(good, deep=True, stores=tmp_path / "nowhere").ok
+
+
+def test_the_store_and_prediction_say_what_validation_says(bad, tmp_path):
+    report = validate(bad)
+    clips = report.clips[report.clips.path.notna()]
+    store = build_store(clips, tmp_path / "stores", 8000, prepare, max_lost=1)
+    problems = report.manifest.set_index("sound_id").problem
+    unusable = problems[problems.str.split(":").str[0].isin(UNUSABLE)]
+    assert store.lost.set_index("sound_id").reason.to_dict() == unusable.to_dict() and len(unusable) > 6

@@ -90,7 +90,7 @@ def test_lost_clips_are_listed_with_reasons_and_the_job_goes_on(clips, tmp_path)
     os.remove(clips["path"][7])
     store = build_store(clips, tmp_path / "store", RATE)
     assert store.lost["sound_id"].tolist() == ["001", "007"]
-    assert store.lost["reason"].tolist() == ["silent", "missing"]
+    assert store.lost["reason"].tolist() == ["silent: peak 0.0e+00", "missing: no such file"]
     assert len(store) == 10 and "001" not in store
     soundfile.write(clips["path"][7], tone(), RATE)  # it comes back
     assert "007" in build_store(clips, tmp_path / "store", RATE)
@@ -137,7 +137,7 @@ def test_a_killed_build_goes_on_where_it_stopped(clips, tmp_path):
     killed = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     folder = tmp_path / "store" / str(RATE)
-    assert (folder / "index.csv").read_text().count("\n") == 4
+    assert (folder / "index.csv").read_text().count("\n") == 1 + 4
     with open(folder / "index.csv", "a") as file:
         file.write('004,"/some/pa')
     with open(folder / "samples.int16", "ab") as file:
@@ -165,4 +165,83 @@ def test_two_builds_at_once_make_one_store(clips, tmp_path):
     outputs = [process.communicate()[0] for process in both]
     assert all(output.endswith("12\n") for output in outputs)
     assert sum("audio store:" in output for output in outputs) == 1
-    assert (tmp_path / "store" / str(RATE) / "index.csv").read_text().count("\n") == 12
+    assert (tmp_path / "store" / str(RATE) / "index.csv").read_text().count("\n") == 1 + 12
+
+
+def damage(file, what):
+    """Change the middle of a file in one of the ways in which disks do."""
+    data = bytearray(file.read_bytes())
+    half = len(data) // 2
+    if what == "cut":
+        del data[half:]
+    elif what == "zeroed":
+        data[half : half + 500] = bytes(500)
+    else:
+        data[half] ^= 64
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["samples.int16", "index.csv"])
+@pytest.mark.parametrize("what", ["cut", "zeroed", "flipped", "gone", "garbage"])
+def test_a_damaged_store_is_mended(clips, tmp_path, capsys, what, name):
+    build_store(clips, tmp_path / "store", RATE)
+    file = tmp_path / "store" / str(RATE) / name
+    if what == "gone":
+        file.unlink()
+    elif what == "garbage":
+        file.write_bytes(np.random.default_rng(0).bytes(5000))
+    else:
+        damage(file, what)
+    decoded = []
+    capsys.readouterr()
+    store = build_store(clips, tmp_path / "store", RATE, lambda path, rate: decoded.append(path) or prepare(path, rate))
+    assert decoded and (what in ("gone", "garbage") or len(decoded) < len(clips))
+    assert (name == "index.csv" and what == "gone") or "decoded again" in capsys.readouterr().out
+    for sound_id, path in clips.itertuples(index=False):
+        np.testing.assert_array_equal(store.samples(sound_id), prepare(path, RATE))
+    assert len(build_store(clips, tmp_path / "store", RATE, None)) == len(clips)
+
+
+def test_a_flip_that_left_size_and_time_is_found_by_looking_at_all(clips, tmp_path):
+    build_store(clips, tmp_path / "store", RATE)
+    folder = tmp_path / "store" / str(RATE)
+    before = os.stat(folder / "samples.int16")
+    damage(folder / "samples.int16", "flipped")
+    os.utime(folder / "samples.int16", ns=(before.st_atime_ns, before.st_mtime_ns))
+    build_store(clips, tmp_path / "store", RATE, None)
+    changed = store_module.changed_clips(folder)
+    assert len(changed) == 1
+    store = build_store(clips, tmp_path / "store", RATE)
+    assert store_module.changed_clips(folder).empty
+    sound_id, path = changed.iloc[0]
+    np.testing.assert_array_equal(store.samples(sound_id), prepare(path, RATE))
+
+
+def test_names_of_any_kind_are_kept(tmp_path):
+    names = [b"caf\xe9.flac", 'na\u00efve, "quoted".flac'.encode(), b"two\nlines.flac"]
+    paths = [os.path.join(tmp_path, os.fsdecode(name)) for name in names]
+    for path in paths:
+        with open(path, "wb") as file:
+            soundfile.write(file, tone(), RATE, format="FLAC")
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / ".#lock.wav").symlink_to("user@host.17")
+    (tmp_path / "folder.wav").mkdir()
+    paths += [str(tmp_path / name) for name in ("pipe.wav", ".#lock.wav", "folder.wav")]
+    clips = pd.DataFrame({"sound_id": list("abcdef"), "path": paths})
+    for function in (prepare, None):
+        store = build_store(clips, tmp_path / "store", RATE, function, max_lost=0.5)
+        assert list(store.index["sound_id"]) == ["a", "b", "c"] and list(store.lost["reason"]) == [
+            "missing: a pipe or a device, not a file",
+            "missing: a link to nothing",
+            "missing: a folder, not a file",
+        ]
+
+
+def test_decoded_clips_wait_by_bytes(clips, tmp_path, monkeypatch):
+    """No more clips than fit are decoded before they are written."""
+    monkeypatch.setattr(store_module, "_CHUNK_BYTES", 10_000)
+    rows = []
+    append = store_module.journal.append
+    monkeypatch.setattr(store_module.journal, "append", lambda *a: rows.append(len(a[2])) or append(*a))
+    build_store(clips, tmp_path / "store", RATE)
+    assert sum(rows) == 12 and max(rows) <= 3  # of 4,000 to 6,200 bytes
