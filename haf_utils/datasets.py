@@ -85,8 +85,7 @@ def load_bsd(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
     file = metadata_file(root)
     raw = read_csv(file)
     _need_columns(raw, file, ("sound_id", "class", "uploader", "title", "tags"), BSD_COLUMNS)
-    for column in ("sound_id", "class"):
-        raw[column] = raw[column].str.strip()
+    raw["sound_id"], raw["class"] = _ids(raw.sound_id), raw["class"].str.strip()
     outside_task = raw["class"].str.endswith("-other") | raw["class"].isin(TOP_LEVELS)
     dropped = raw.loc[outside_task, "class"].value_counts().to_dict()
     dropped_ids = raw.loc[outside_task, "sound_id"].to_list()
@@ -96,10 +95,11 @@ def load_bsd(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
         ("out of taxonomy", rows.sound_id[row], f"row {row + 1}: class {rows['class'][row]!r} is not in the taxonomy")
         for row in rows.index[label < 0]
     ]
+    paths = _paths(raw.sound_id, root / "audio", problems)
     table = pd.DataFrame(
         {
             "sound_id": rows.sound_id,
-            "path": rows.sound_id.map(audio_files(root / "audio")),
+            "path": paths[~outside_task],
             "code": rows["class"],
             "label": label,
             "title": rows.title,
@@ -125,10 +125,10 @@ def load_evaluation(root: str | os.PathLike, strict: bool = True) -> pd.DataFram
     raw = read_csv(file)
     columns = ("anonymous_id", "title", "tags", "description")
     _need_columns(raw, file, columns, columns)
-    sound_id = raw.anonymous_id.str.strip()
-    table = _unlabelled(sound_id, sound_id.map(audio_files(root / "audio")), "evaluation")
+    sound_id, problems = _ids(raw.anonymous_id), []
+    table = _unlabelled(sound_id, _paths(sound_id, root / "audio", problems), "evaluation")
     table[["title", "tags", "description"]] = raw[["title", "tags", "description"]]
-    return _finish(table, file, strict, [], raw.attrs)
+    return _finish(table, file, strict, problems, raw.attrs)
 
 
 def load_fsd50k(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
@@ -145,12 +145,12 @@ def load_fsd50k(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
         notes["not_utf8_rows"] += raw.attrs["not_utf8_rows"]
         info_file = root / "FSD50K.metadata" / f"{name}_clips_info_FSD50K.json"
         info = read_json(info_file) if info_file.is_file() else {}
-        fname = raw.fname.str.strip()
+        fname = _ids(raw.fname)
         if info_file.is_file():
             problems += [("no metadata", clip, f"not in {info_file.name}") for clip in fname if clip not in info]
         else:
             problems.append(("no metadata", "", f"{info_file} is absent: titles, tags and descriptions are empty"))
-        table = _unlabelled(fname, fname.map(audio_files(root / f"FSD50K.{name}_audio")), "fsd50k")
+        table = _unlabelled(fname, _paths(fname, root / f"FSD50K.{name}_audio", problems), "fsd50k")
         entries = [info.get(clip, {}) for clip in fname]
         for column in ("title", "description", "uploader", "license"):
             table[column] = [entry.get(column) or "" for entry in entries]
@@ -206,7 +206,7 @@ def load_nsynth(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
             if missing:
                 raise ValueError(f"{file}: note {name!r} has no {', '.join(missing)}: is this NSynth's own file?")
             records.append({"note_str": name} | {field: note[field] for field in _NSYNTH_FIELDS[1:]})
-        table = _unlabelled(names, names.map(audio_files(file.parent / "audio")), "nsynth")
+        table = _unlabelled(names, _paths(names, file.parent / "audio", problems), "nsynth")
         table["record"] = records
         table["part"] = file.parent.name.removeprefix("nsynth-")
         tables.append(table)
@@ -229,7 +229,10 @@ def load_features(root: str | os.PathLike, sound_ids: Iterable[str]) -> tuple[np
         lost = []
         for row, sound_id in enumerate(bar(sound_ids, description=f"{modality} embeddings")):
             try:
-                vector = np.load(folder / f"{sound_id}.npy", allow_pickle=False).reshape(-1)
+                file = folder / f"{sound_id}.npy"
+                if not file.is_file():  # also a pipe, which would wait for its writer
+                    raise FileNotFoundError(file)
+                vector = np.load(file, allow_pickle=False).reshape(-1)
                 if vector.shape != (512,) or not np.isfinite(vector).all():
                     raise ValueError(f"shape {vector.shape} or values are not those of a CLAP embedding")
                 values[row] = vector
@@ -263,6 +266,21 @@ def _need_columns(table: pd.DataFrame, file: Path, needed: Sequence[str], layout
         )
 
 
+def _ids(column: pd.Series) -> pd.Series:
+    """Ids without spaces around them, in composed letters (NFC), as `audio_files` names recordings."""
+    return column.str.strip().str.normalize("NFC")
+
+
+def _paths(ids: pd.Series, folder: Path, problems: list) -> pd.Series:
+    """Path of each clip's recording in `folder`, NA where there is none; a problem if none of the names meet."""
+    files = audio_files(folder)
+    paths = ids.map(files)
+    if files and len(ids) and paths.isna().all():
+        name = os.path.basename(min(files.values()))
+        problems.append(("no match", "", f"no id matches a recording, e.g. {ids.iloc[0]} and {name} in {folder}"))
+    return paths
+
+
 def _unlabelled(sound_id: pd.Series, path: pd.Series, source: str) -> pd.DataFrame:
     empty = {column: "" for column in ("title", "tags", "description", "uploader")}
     table = pd.DataFrame({"sound_id": sound_id, "path": path, "code": "", "label": np.int64(-1)})
@@ -276,7 +294,8 @@ def _finish(table, file: Path, strict: bool, problems: list, notes: dict, **fact
     problems += [("duplicate id", sound_id, "the id occurs more than once") for sound_id in table.sound_id[twice]]
     empty = table.sound_id == ""
     problems += [("missing id", "", f"row {row + 1} has no id") for row in table.index[empty]]
-    fatal = [problem for problem in problems if problem[0] in ("out of taxonomy", "duplicate id", "missing id")]
+    wrong = ("out of taxonomy", "duplicate id", "missing id", "no match")
+    fatal = [problem for problem in problems if problem[0] in wrong]
     if strict and fatal:
         counts = Counter(category for category, _, _ in fatal)
         summary = ", ".join(f"{count} × {category}" for category, count in counts.items())

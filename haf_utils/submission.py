@@ -9,7 +9,7 @@ problems row by row, 2 if it cannot be checked.
 
 from __future__ import annotations
 
-import csv
+import codecs
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +19,7 @@ import pandas as pd
 import yaml
 
 from haf_utils.io.files import atomic_write
+from haf_utils.io.layouts import csv_rows, read_csv
 from haf_utils.metrics import check_probabilities
 from haf_utils.taxonomy import CLASSES, to_labels
 
@@ -138,23 +139,23 @@ def validate(path: Path | str, expected_ids: Sequence | None = None) -> list[str
     Raises OSError where the file cannot be opened.
     """
     expected = None if expected_ids is None else {str(name) for name in expected_ids}
-    problems, first_line = [], {}
-    with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.reader(file, strict=True)
-        try:
-            header = next(reader, [])
-            if tuple(header) != COLUMNS:
-                problems.append(f"line 1: the header is {','.join(header)!r} instead of {','.join(COLUMNS)!r}")
-            for row in reader:
-                line = reader.line_num
-                problems += [f"line {line}: {problem}" for problem in _row_problems(row, expected)]
-                if row and row[0] in first_line:
-                    problems.append(f"line {line}: id {row[0]!r} stood on line {first_line[row[0]]} already")
-                elif row:
-                    first_line[row[0]] = line
-        except (csv.Error, UnicodeDecodeError) as error:
-            problems.append(f"line {reader.line_num + 1}: not readable as UTF-8 CSV ({error})")
-            return problems
+    first_line = {}
+    try:
+        rows, not_utf8 = csv_rows(path)
+    except ValueError as error:
+        return [str(error).removeprefix(str(path)).lstrip(": ")]
+    problems = [f"line {line}: not readable as UTF-8" for line in not_utf8]
+    if Path(path).read_bytes().startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        problems.append("line 1: the header is not at the beginning, where a byte-order mark is: save without it")
+    header = rows[0][1] if rows else []
+    if tuple(header) != COLUMNS:
+        problems.append(f"line 1: the header is {','.join(header)!r} instead of {','.join(COLUMNS)!r}")
+    for line, row in rows[1:]:
+        problems += [f"line {line}: {problem}" for problem in _row_problems(row, expected)]
+        if row and row[0] in first_line:
+            problems.append(f"line {line}: id {row[0]!r} stood on line {first_line[row[0]]} already")
+        elif row:
+            first_line[row[0]] = line
     missing = sorted((expected or set()) - first_line.keys())
     if missing:
         some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
@@ -166,7 +167,7 @@ def validate(path: Path | str, expected_ids: Sequence | None = None) -> list[str
 
 def read_ids(path: Path | str) -> list[str]:
     """Ids of the clips in a metadata CSV (column anonymous_id, sound_id or id). Raises ValueError if it has none."""
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table = read_csv(path)
     for column in _ID_COLUMNS:
         if column in table:
             return table[column].tolist()

@@ -319,14 +319,50 @@ def test_latin_1_lines_are_read_with_a_warning_and_utf_8_lines_kept(tmp_path):
     ("content", "message"),
     [
         ("", "not a readable CSV"),
-        ("a,b\n1,2,3\n", "not a readable CSV.*line 2"),
+        ("a,b\n1,2,3\n", "not a readable CSV.*line 2: 3 fields"),
         ('a,b\n1,"never closed\n2,3\n', "not a readable CSV"),
+        ("a,b\n1,2\n3,te\0xt\n", "line 3 holds NUL bytes"),
+        ("a,b,a\n1,2,3\n", "the column 'a' occurs twice"),
+        ("a;b\n1;2\n", "separated by semicolons"),
+        ("a\tb\n1\t2\n", "separated by tabs"),
     ],
 )
 def test_a_broken_csv_names_file_and_row(tmp_path, content, message):
     (tmp_path / "x.csv").write_text(content)
     with pytest.raises(ValueError, match=f"x.csv.*{message}"):
         read_csv(tmp_path / "x.csv")
+
+
+def test_commas_at_the_end_of_lines_shift_nothing(tmp_path):
+    for header in ("a,b", "a,b,,"):
+        (tmp_path / "x.csv").write_text(f"{header}\n1,2,\n3,4,,,\n5\n")
+        assert read_csv(tmp_path / "x.csv").to_dict("list") == {"a": ["1", "3", "5"], "b": ["2", "4", ""]}
+
+
+def test_a_table_with_semicolons_is_still_that_dataset(tmp_path):
+    (tmp_path / "metadata").mkdir()
+    (tmp_path / "metadata" / "eval.csv").write_text('"anonymous_id";title\n1;2\n')
+    with pytest.raises(ValueError, match="eval.csv.*separated by semicolons"):
+        load(tmp_path)
+
+
+def test_composed_and_decomposed_names_meet_and_doubles_are_refused(tmp_path):
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    root = make_bsd(tmp_path, [bsd_row(composed), bsd_row("7")], audio=[f"{decomposed}.wav", "7.wav"])
+    assert load(root).path.notna().all()
+    (root / "audio" / f"{composed}.wav").touch()
+    with pytest.raises(ValueError, match="two recordings of one name"):
+        load(root)
+    make_bsd(tmp_path / "ids", [bsd_row(composed), bsd_row(decomposed)])
+    with pytest.raises(ValueError, match="1 × duplicate id"):
+        load(tmp_path / "ids")
+
+
+def test_ids_that_a_spreadsheet_changed_are_told_with_an_example(tmp_path):
+    root = make_bsd(tmp_path, [bsd_row("101.0"), bsd_row("102.0")], audio=["101.wav", "102.wav"])
+    with pytest.raises(ValueError, match=r"no id matches a recording, e.g. 101.0 and 101.wav"):
+        load(root)
+    assert ("no match", "") in {problem[:2] for problem in load(root, strict=False).attrs["problems"]}
 
 
 def test_an_empty_table_and_texts_that_look_like_missing_values(tmp_path):

@@ -120,7 +120,7 @@ def test_order_is_free_and_ids_may_be_numbers(tmp_path):
         ("b,fx-o,1.01", "line 3: score 1.01 is not in"),
         ("b,fx-o,-0.1", "line 3: score -0.1 is not in"),
         ("b,fx-o,nan", "line 3: score nan is not in"),
-        ('b,fx-o,"0.5', "line 4: not readable"),
+        ('b,fx-o,"0.5', "line 3: unexpected end of data"),
     ],
 )
 def test_a_wrong_row_is_named(tmp_path, row, message):

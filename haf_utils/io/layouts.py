@@ -10,6 +10,8 @@ import csv
 import io
 import json
 import os
+import re
+import unicodedata
 import warnings
 from pathlib import Path
 
@@ -19,6 +21,7 @@ __all__ = [
     "EXTENSIONS",
     "LAYOUTS",
     "audio_files",
+    "csv_rows",
     "expect_layout",
     "layout",
     "metadata_file",
@@ -66,8 +69,7 @@ def _known_layout(root: Path) -> str | None:
     if nsynth_files(root):
         return "nsynth"
     for file in _metadata_files(root):
-        with open(file, encoding="utf-8-sig", errors="replace", newline="") as lines:
-            header = [name.strip() for name in next(csv.reader(lines), [])]
+        header = re.split('["\\s]*[,;\t|]["\\s]*', _decode(file)[0].split("\n", 1)[0].strip('"\r '))
         if "anonymous_id" in header:
             return "evaluation"
         if "sound_id" in header or file.stem.endswith("_metadata"):
@@ -83,36 +85,80 @@ def expect_layout(root: Path, wanted: str) -> None:
 
 
 def audio_files(folder: str | os.PathLike) -> dict[str, str]:
-    """Audio files in `folder`, name without extension -> path; empty if there is no such folder (read in one pass)."""
+    """Audio files in `folder`, name without extension, in composed letters (NFC), -> path; empty if there is no folder.
+
+    Raises ValueError where two files of one format have the same name.
+    """
     files: dict[str, tuple[int, str]] = {}
     if os.path.isdir(folder):
         with os.scandir(folder) as entries:
             for entry in entries:
                 stem, extension = os.path.splitext(entry.name)
                 if extension.lower() in EXTENSIONS:
+                    stem = unicodedata.normalize("NFC", stem)
                     candidate = (EXTENSIONS.index(extension.lower()), entry.path)
-                    files[stem] = min(files.get(stem, candidate), candidate)
+                    other = files.get(stem, candidate)
+                    if other[0] == candidate[0] and other != candidate:
+                        raise ValueError(
+                            f"{other[1]!r} and {entry.name!r} are two recordings of one name (spelt in other Unicode "
+                            "letters, or with another extension's case): rename or remove one"
+                        )
+                    files[stem] = min(other, candidate)
     return {stem: path for stem, (_, path) in files.items()}
+
+
+_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+
+
+def csv_rows(path: str | os.PathLike) -> tuple[list[tuple[int, list[str]]], list[int]]:
+    """Rows of a CSV file, each with the number of its (last) line, and the lines that are not UTF-8, read as Latin-1.
+
+    Fields may hold quoted newlines and be of any length; a byte-order mark is dropped. Raises ValueError that names
+    file and line, for NUL bytes, for quotes that do not match, for another separator than commas; OSError.
+    """
+    text, odd = _decode(Path(path))
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ValueError(f"{path}: line {line} holds NUL bytes, the file is damaged there: restore it or cut them out")
+    header = text.split("\n", 1)[0]
+    for sign, name in _SEPARATORS.items():
+        if sign in header and "," not in header:
+            raise ValueError(f"{path}: its fields are separated by {name}: export it again, with commas")
+    csv.field_size_limit(max(csv.field_size_limit(), len(text) + 1))
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise ValueError(f"{path} is not a readable CSV table: line {reader.line_num}: {error}") from error
+    return rows, odd
 
 
 def read_csv(path: str | os.PathLike) -> pd.DataFrame:
     """A CSV file with a header -> table of str, "" where a field is empty or a row ends early.
 
-    Fields may hold quoted newlines and be of any length. A byte-order mark is dropped. Lines that are not UTF-8 are
-    read as Latin-1, with a warning that names them, so that no text is lost; their numbers are in
-    ``attrs["not_utf8_rows"]``. Raises ValueError that names file and line.
+    Lines that are not UTF-8 are read as Latin-1, with a warning that names them, so that no text is lost; their numbers
+    are in ``attrs["not_utf8_rows"]``. Raises ValueError that names file and line: what `csv_rows` raises, a column that
+    occurs twice, a row with more fields than the header (empty ones at the end do not count).
     """
-    text, lines = _decode(Path(path))
+    rows, lines = csv_rows(path)
     if lines:
         shown = ", ".join(map(str, lines[:10])) + (", …" if len(lines) > 10 else "")
         warnings.warn(f"{path}: {len(lines)} lines are not UTF-8 and were read as Latin-1: {shown}", stacklevel=3)
-    try:
-        # Without header=None, a row longer than the header would silently shift all columns by one.
-        rows = pd.read_csv(io.StringIO(text), header=None, dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise ValueError(f"{path} is not a readable CSV table: {error}") from error
-    table = rows.iloc[1:].reset_index(drop=True)
-    table.columns = [str(name).strip() for name in rows.iloc[0]]
+    rows = [(line, row) for line, row in rows if row]
+    if not rows:
+        raise ValueError(f"{path} is not a readable CSV table: it is empty")
+    names = [name.strip() for name in rows[0][1]]
+    while names and not names[-1]:  # commas at the end of all lines
+        names.pop()
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{path}: the column {twice[0]!r} occurs twice in its header: rename or remove one")
+    for line, row in rows[1:]:
+        if any(row[len(names) :]):
+            raise ValueError(
+                f"{path} is not a readable CSV table: line {line}: {len(row)} fields, its header has {len(names)}"
+            )
+    cells = [[*row[: len(names)], *[""] * (len(names) - len(row))] for _, row in rows[1:]]
+    table = pd.DataFrame(cells, columns=names, dtype=str)
     table.attrs["not_utf8_rows"] = lines
     return table
 
@@ -160,7 +206,7 @@ def _metadata_files(root: Path) -> list[Path]:
     """CSV files that can hold the clips: in metadata/, else in `root` itself."""
     for folder in (root / "metadata", root):
         # Hidden files: macOS archives carry a "._name.csv" beside each file.
-        files = sorted(file for file in folder.glob("*.csv") if not file.name.startswith("."))
+        files = sorted(file for file in folder.glob("*.csv") if file.is_file() and not file.name.startswith("."))
         files = [file for file in files if file.name != "BST_description.csv"]
         if files:
             return files
