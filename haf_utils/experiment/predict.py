@@ -205,10 +205,9 @@ def _decoded(paths: list[Path], rates: list[int]) -> Iterator[tuple[list[Path], 
 
     def work(path: Path) -> dict[int, np.ndarray] | str:
         try:
-            samples = {rate: prepare(path, rate) for rate in rates}
+            return {rate: prepare(path, rate) for rate in rates}
         except AudioError as error:
             return error.reason
-        return samples if all(s.any() for s in samples.values()) else "silent"
 
     for first in range(0, len(paths), _CHUNK):
         chunk = paths[first : first + _CHUNK]

@@ -116,7 +116,7 @@ def test_what_cannot_be_decoded_keeps_a_row(models, work, tmp_path):
     soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
     paths = [tmp_path / "empty.wav", work / "data/audio/3.wav", tmp_path / "absent.wav", tmp_path / "silent.wav"]
     table = classify_files([models["passt"]], paths)
-    assert table["problem"].tolist() == ["empty file", "", "missing", "silent"]
+    assert table["problem"].tolist() == ["empty: the file has no bytes", "", "missing: no such file", "silent: peak 0.0e+00"]
     assert table["class"].eq("").tolist() == [True, False, True, True]
     assert table["score"].isna().tolist() == [True, False, True, True]
 
