@@ -95,7 +95,7 @@ def read(path: str | os.PathLike) -> Posteriors:
     table = read_csv(path)
     needed = ("prediction", "prediction_score") if "prediction_score" in table else CLASSES
     _check_columns(table, path, ("sound_id", *needed))
-    ids = table["sound_id"].str.strip().to_numpy(str)
+    ids = table["sound_id"].str.strip().str.normalize("NFC").to_numpy(str)  # as `datasets` spells them
 
     def refuse(wrong: np.ndarray, what) -> None:
         if wrong.any():

@@ -133,10 +133,14 @@ def test_a_column_that_is_there_twice_and_an_absent_file_are_named(tmp_path):
     path = saved(tmp_path, frame())
     lines = [f"{line},{'fx-o' if row == 0 else 0.5}" for row, line in enumerate(path.read_text().splitlines())]
     path.write_text("\n".join(lines))
-    with pytest.raises(ValueError, match="'fx-o' is there twice"):
+    with pytest.raises(ValueError, match="'fx-o' (is there|occurs) twice"):
         read(path)
     with pytest.raises(FileNotFoundError, match="absent.csv is absent"):
         read(tmp_path / "absent.csv")
+
+
+def test_ids_are_spelt_as_datasets_spells_them(tmp_path):
+    assert read(saved(tmp_path, frame(["gro\u0308n ", "b", "c"]))).ids[0] == "gr\u00f6n"
 
 
 def test_clips_are_aligned_and_missing_ones_counted():
