@@ -184,7 +184,7 @@ def _read_folds(folder: Path) -> Posteriors:
 
 
 def _check_columns(table: pd.DataFrame, path: Path, needed: tuple[str, ...]) -> None:
-    """Raise ValueError for columns that are missing, doubled or classes of another taxonomy; warn of those ignored."""
+    """Raise ValueError for columns that are missing or classes of another taxonomy; warn of those ignored."""
     missing = [name for name in needed if name not in table]
     if len(missing) >= len(CLASSES) and any(len(set(CLASSES) & set(values)) > 11 for _, values in table.items()):
         raise ValueError(f"{path} is transposed, its rows are classes: write a row a clip and a column a class")
@@ -192,9 +192,9 @@ def _check_columns(table: pd.DataFrame, path: Path, needed: tuple[str, ...]) -> 
         raise ValueError(f"{path} lacks the column {', '.join(missing)}; found: {', '.join(table.columns[:30])}")
     extra = [name for name in table if name not in (*needed, "fold", "ground_truth")]
     foreign = [name for name in extra if re.fullmatch(r"(m|is|sp|fx|ss)(-\w+)?", name)]
-    doubled = table.columns[table.columns.duplicated()].tolist()
-    if foreign or doubled:
-        reason = "is no class of the taxonomy" if foreign else "is there twice"
-        raise ValueError(f"{path}: column {(foreign + doubled)[0]!r} {reason}: remove it")
+    if foreign:
+        raise ValueError(
+            f"{path}: column {foreign[0]!r} is no class of the taxonomy: remove it, divide rows by their sum"
+        )
     if extra:
         warnings.warn(f"{path}: columns {', '.join(map(repr, extra))} are ignored", stacklevel=3)

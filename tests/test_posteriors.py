@@ -133,7 +133,7 @@ def test_a_column_that_is_there_twice_and_an_absent_file_are_named(tmp_path):
     path = saved(tmp_path, frame())
     lines = [f"{line},{'fx-o' if row == 0 else 0.5}" for row, line in enumerate(path.read_text().splitlines())]
     path.write_text("\n".join(lines))
-    with pytest.raises(ValueError, match="'fx-o' (is there|occurs) twice"):
+    with pytest.raises(ValueError, match="'fx-o' occurs twice"):
         read(path)
     with pytest.raises(FileNotFoundError, match="absent.csv is absent"):
         read(tmp_path / "absent.csv")
