@@ -24,7 +24,7 @@ from haf_utils.io.recordings import scan
 
 __all__ = ["FIELDS", "default_path", "measure", "update"]
 
-FIELDS = tuple("path size mtime_ns frames rate channels peak rms sha256 audio_hash problem".split())
+FIELDS = tuple("path size mtime_ns frames rate channels peak rms audio_hash problem".split())
 _BATCH = 64  # files between two writes: what a kill can lose
 
 
@@ -73,8 +73,8 @@ def update(
 def measure(file: str | os.PathLike) -> dict:
     """Read one recording from beginning to end, a block at a time -> dict of `FIELDS`.
 
-    frames (a channel), rate in Hz, peak and rms over all channels (full scale 1), sha256 of the file, audio_hash of
-    the decoded samples (the same for the same sound in WAV and FLAC). `problem` is "" or what is wrong
+    frames (a channel), rate in Hz, peak and rms over all channels (full scale 1), audio_hash of the decoded samples
+    (the same for the same sound in WAV and FLAC). `problem` is "" or what is wrong
     (`recordings.CATEGORIES`), in the words in which the audio store and prediction say it.
     """
     file = os.fspath(file)
@@ -82,9 +82,6 @@ def measure(file: str | os.PathLike) -> dict:
     digest = hashlib.blake2b(digest_size=16)
     sound = scan(file, lambda block, _: digest.update(block.data))
     digest.update(f"{sound.rate} {sound.channels}".encode())
-    row = {"path": file, "size": size, "mtime_ns": mtime, "sha256": "", "problem": sound.problem}
-    row |= {"frames": sound.frames, "rate": sound.rate, "channels": sound.channels, "peak": sound.peak}
-    if not sound.problem.startswith("missing"):  # a pipe would never end
-        with open(file, "rb") as content:
-            row["sha256"] = hashlib.file_digest(content, "sha256").hexdigest()
-    return row | {"rms": sound.rms, "audio_hash": digest.hexdigest() if sound.frames else ""}
+    row = {"path": file, "size": size, "mtime_ns": mtime, "frames": sound.frames, "rate": sound.rate}
+    row |= {"channels": sound.channels, "peak": sound.peak, "rms": sound.rms, "problem": sound.problem}
+    return row | {"audio_hash": digest.hexdigest() if sound.frames else ""}

@@ -34,13 +34,8 @@ CATEGORIES = DEFECTS | {
     "no metadata": "clips without title, tags and description of their own",
     "no audio": "no recordings at all: metadata, or metadata and features, only",
 }
-NOTES = (
-    "short",
-    "out of phase",
-    "not listed",
-    "no metadata",
-    "no audio",
-)  # worth knowing, legal in the official datasets
+# Worth knowing, legal in the official datasets.
+NOTES = ("short", "out of phase", "not listed", "no metadata", "no audio")
 
 
 @dataclass(frozen=True)

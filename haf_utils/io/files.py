@@ -6,10 +6,14 @@ import json
 import os
 import platform
 import re
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-__all__ = ["atomic_write", "remove_leftovers", "state", "walk", "write_json"]
+import numpy as np
+
+__all__ = ["atomic_write", "read_npz", "remove_leftovers", "state", "walk", "write_json"]
 
 
 def atomic_write(path: Path | str, write: Callable[[Path], None]) -> None:
@@ -73,3 +77,20 @@ def write_json(path: Path | str, content: dict) -> None:
     """Write `content` as indented JSON, atomically. File names that are not UTF-8 keep their bytes, as escapes."""
     text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
     atomic_write(path, lambda p: p.write_bytes(text.encode("utf-8", "backslashreplace")))
+
+
+def read_npz(path: Path | str, **shapes: tuple[int, ...]) -> dict[str, np.ndarray] | None:
+    """Arrays of a cache that `np.savez` wrote, by name; None where there is no such file, and, with a line that says
+    so, where it cannot be read (its checksums are compared) or has other shapes than `shapes`."""
+    if not Path(path).is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in shapes}
+        if {name: array.shape for name, array in arrays.items()} == shapes:
+            return arrays
+        reason = f"shapes {[array.shape for array in arrays.values()]}"
+    except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        reason = str(error) or type(error).__name__
+    print(f"{Path(path).name} cannot be used ({reason}): it is made again")
+    return None

@@ -53,13 +53,8 @@ _TEXT = re.compile(rb"[\t\n\r -~\x80-\xf4]+")
 _MPEG = re.compile(rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff][\x10-\xef]")  # first bytes of a frame, layers I to III
 # libsndfile's format -> the extensions that name it. A WAV by content may be called nothing else.
 _EXTENSIONS = {
-    "WAV": (".wav", ".wave"),
-    "WAVEX": (".wav", ".wave"),
-    "RF64": (".wav", ".rf64"),
-    "W64": (".wav", ".w64"),
-    "FLAC": (".flac",),
-    "OGG": (".ogg", ".oga", ".opus"),
-    "MP3": (".mp3",),
+    **dict.fromkeys(("WAV", "WAVEX", "RF64"), (".wav", ".wave", ".rf64")),
+    **{"FLAC": (".flac",), "OGG": (".ogg", ".oga", ".opus"), "MP3": (".mp3",)},
 }
 
 
@@ -77,8 +72,8 @@ class AudioError(ValueError):
 @dataclass
 class Sound:
     """What reading a recording found: frames (a channel), rate in Hz, channels; peak over all channels and mono_peak of
-    their mean (full scale 1); energy, the sum of squares of each channel (channels,), and mono_energy; format and
-    subtype as libsndfile names them; problem, "" or a category of `CATEGORIES`, a colon and the details."""
+    their mean (full scale 1); energy, the sum of squares of each channel (channels,), and mono_energy; format as
+    libsndfile names it; problem, "" or a category of `CATEGORIES`, a colon and the details."""
 
     frames: int = 0
     rate: int = 0
@@ -88,17 +83,12 @@ class Sound:
     energy: np.ndarray = field(default_factory=lambda: np.zeros(0))
     mono_energy: float = 0.0
     format: str = ""
-    subtype: str = ""
     problem: str = ""
 
     @property
     def rms(self) -> float:
         """Over all channels, full scale 1."""
         return float(np.sqrt(self.energy.sum() / (self.frames * self.channels))) if self.frames else 0.0
-
-    @property
-    def usable(self) -> bool:
-        return self.problem.split(":")[0] not in UNUSABLE
 
     @property
     def cancels(self) -> bool:
@@ -115,7 +105,7 @@ def decode(path, seconds: float | None = None) -> tuple[np.ndarray, int]:
     """
     mono: list[np.ndarray] = []
     sound = scan(path, lambda _, mean: mono.append(mean), seconds)
-    if not sound.usable:
+    if sound.problem.split(":")[0] in UNUSABLE:
         raise AudioError(path, sound.problem)
     if sound.cancels:
         mono.clear()
@@ -141,14 +131,13 @@ def scan(path, use: Callable[[np.ndarray, np.ndarray], None] | None = None, seco
     sound = Sound()
     try:
         with _regular(path) as handle:
-            for source in _sources(handle, path):
+            for source, expected in _sources(handle, path):
                 with soundfile.SoundFile(source) as file:
                     # read() seeks after each block, which compressed formats cannot do everywhere.
                     file.seekable = lambda: False
-                    sound.format, sound.subtype = file.format, file.subtype
                     _read(file, sound, use, seconds)
                     if seconds is None:
-                        _check_end(file, sound, source)
+                        _check_end(file, sound, source, file.frames if expected is None else expected)
         sound.problem = _problem(sound, Path(os.fsdecode(path)).suffix.lower(), seconds)
     except AudioError as error:
         sound.problem = error.reason
@@ -206,35 +195,38 @@ class _Part:
         return data
 
 
-def _sources(handle, path) -> list:
-    """What libsndfile has to open, one after the other, to read all of a file."""
+def _sources(handle, path) -> list[tuple]:
+    """What libsndfile has to open, one after the other, to read all of a file; and how many samples have to come of
+    it, 0 where nobody knows, None where libsndfile does."""
     size = os.fstat(handle.fileno()).st_size
     start = handle.read(_START)
     if not start:
         raise AudioError(path, "empty: the file has no bytes")
     if start[:4] == b"OggS":
         streams = _ogg_streams(handle, size, path)
-        if len(streams) > 1:
-            return [_Part(handle, begin=begin, length=end - begin) for begin, end in streams]
+        return [(_Part(handle, begin=begin, length=end - begin), 0) for begin, end in streams]
     begin = 0
     if start[:3] == b"ID3":  # its length is in bytes of 7 bits
         begin = 10 + sum((byte & 127) << shift for byte, shift in zip(start[6:10], (21, 14, 7, 0), strict=False))
         handle.seek(begin)
         start = handle.read(_START)
     if start[:4] == b"fLaC":  # with 0, "unknown", as the number of samples, all of them are read
-        return [_Part(handle, start[:21] + bytes([start[21] & 0xF0]) + bytes(4), begin + 26)]
+        part = _Part(handle, start[:21] + bytes([start[21] & 0xF0]) + bytes(4), begin + 26)
+        return [(part, int.from_bytes(start[21:26], "big") & 0xF_FFFF_FFFF)]
     if begin or _MPEG.match(start) or os.fsdecode(path).lower().endswith(".mp3"):
         if frame := _MPEG.search(start):
             tag = re.search(rb"(?:Xing|Info)...(.)", start[frame.start() : frame.start() + 200], re.S)
-            counted = tag is not None and tag[1][0] & 1
-            return [_Part(handle, begin=begin + frame.start(), length=None if counted else _FAR)]
+            begin += frame.start()
+            return [
+                (_Part(handle, begin=begin), None) if tag and tag[1][0] & 1 else (_Part(handle, b"", begin, _FAR), 0)
+            ]
     if _TEXT.fullmatch(start[:200]):
         shown = start[:40].decode(errors="replace")
         raise AudioError(path, f"damaged: a text or a web page, no recording: it begins {shown!r}")
     if start[:4] == b"RIFF" and (place := _zero_length(start, size)):
-        return [_Part(handle, start[:place] + (size - place - 4).to_bytes(4, "little"), place + 4)]
+        return [(_Part(handle, start[:place] + (size - place - 4).to_bytes(4, "little"), place + 4), None)]
     handle.seek(0)
-    return [os.dup(handle.fileno())]  # libsndfile closes it
+    return [(os.dup(handle.fileno()), None)]  # libsndfile closes it
 
 
 def _zero_length(start: bytes, size: int) -> int:
@@ -260,13 +252,8 @@ def _ogg_streams(handle, size: int, path) -> list[tuple[int, int]]:
     while place < size:
         handle.seek(place)
         head = handle.read(27)
-        if (
-            place
-            and head[:4] != b"OggS"
-            and not handle.read(_START).strip(b"\0")
-            and (flags & 4 or not head.strip(b"\0"))
-        ):
-            break  # a short tag or padding behind the last page
+        if flags & 4 and head[:4] != b"OggS" and size - place < _START:
+            break  # a tag or padding behind the last page
         lengths = handle.read(head[26]) if len(head) == 27 else b""
         body = handle.read(sum(lengths))
         serial, page, check = (int.from_bytes(head[i : i + 4], "little") for i in (14, 18, 22))
@@ -300,16 +287,18 @@ def _read(file: soundfile.SoundFile, sound: Sound, use: Callable | None, seconds
     if sound.frames and (rate, channels) != (sound.rate, sound.channels):
         raise AudioError(file.name, "damaged: streams of different rates or channels one after the other")
     if not sound.frames:
-        sound.rate, sound.channels, sound.energy = rate, channels, np.zeros(channels)
-    limit = min(LONGEST * rate, MOST_VALUES / channels) if seconds is None else int(seconds * rate) + 1
-    exact = file.format not in ("FLAC", "OGG", "MP3") and seconds is None
-    _check_length(file.frames if exact else 0, limit, sound)
+        sound.rate, sound.channels, sound.energy, sound.format = rate, channels, np.zeros(channels), file.format
+    most = min(LONGEST * rate, MOST_VALUES / channels)
+    wanted = most if seconds is None else int(seconds * rate) + 1
+    if file.format not in ("FLAC", "OGG", "MP3") and seconds is None and file.frames > most:
+        raise AudioError(file.name, _too_long(file.frames, sound))
     block = np.empty((max(1, _BLOCK // channels), channels), dtype=np.float32)
-    while len(samples := file.read(out=block)):
+    while sound.frames < wanted + (seconds is None) and len(samples := file.read(out=block)):
         if seconds is not None:
-            samples = samples[: limit - sound.frames]
+            samples = samples[: wanted - sound.frames]
         sound.frames += len(samples)
-        _check_length(sound.frames, limit, sound)
+        if sound.frames > most:
+            raise AudioError(file.name, _too_long(sound.frames, sound))
         mean = samples[:, 0].copy() if channels == 1 else samples.mean(axis=1)
         with np.errstate(invalid="ignore", over="ignore"):
             sound.energy += np.einsum("ij,ij->j", samples, samples, dtype=np.float64)
@@ -318,30 +307,21 @@ def _read(file: soundfile.SoundFile, sound: Sound, use: Callable | None, seconds
         sound.mono_peak = max(sound.mono_peak, float(np.abs(mean).max(initial=0.0)))
         if use:
             use(samples, mean)
-        if seconds is not None and sound.frames >= limit:
-            break
 
 
-def _check_length(frames: int, limit: float, sound: Sound) -> None:
-    if frames > limit:
-        shown = f"{frames / sound.rate / 3600:.1f} h of {sound.channels} channels at {sound.rate} Hz"
-        raise AudioError("", f"too long: {shown}, {LONGEST / 3600:g} h at most")
+def _too_long(frames: int, sound: Sound) -> str:
+    shown = f"{frames / sound.rate / 3600:.1f} h of {sound.channels} channels at {sound.rate} Hz"
+    return f"too long: {shown}, {LONGEST / 3600:g} h at most"
 
 
-def _check_end(file: soundfile.SoundFile, sound: Sound, source) -> None:
+def _check_end(file: soundfile.SoundFile, sound: Sound, source, expected: int) -> None:
     """Raise AudioError if an open file, read to what libsndfile takes for its end, is not all there."""
     cut = _CUT.search(file.extra_info)
     if cut and int(cut[2]) < int(cut[1]) < _UNKNOWN_LENGTH:
         raise AudioError(file.name, f"damaged: cut short, {cut[2]} of {cut[1]} bytes of sound are there")
-    expected = file.frames
-    if file.format == "FLAC" and isinstance(source, _Part):
-        source.handle.seek(source.begin - 5)
-        expected = int.from_bytes(source.handle.read(5), "big") & 0xF_FFFF_FFFF
-    elif file.format == "MP3" and source.length == _FAR or file.format == "OGG":
-        expected = 0
     if sound.frames < expected:
         raise AudioError(file.name, f"damaged: ends after {sound.frames} of {expected} samples")
-    if file.format == "MP3" and source.length != _FAR:
+    if file.format == "MP3" and expected and isinstance(source, _Part):
         rest = source.read(_START)
         if len(rest) > 8192 and _MPEG.match(rest):  # a few frames of padding are the rule
             raise AudioError(file.name, f"damaged: goes on after the {expected} samples that its header counts")

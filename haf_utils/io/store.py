@@ -105,7 +105,8 @@ def build_store(
             seconds = _check_space(pending, folder, sample_rate)
             _append(pending, seconds, folder, sample_rate, prepare, end, workers, progress)
             done = wanted.merge(_read_index(folder)[0], on=_COLUMNS[:4], how="left")
-        _note(folder)
+        if not _noted(folder):
+            atomic_write(folder / "checked", lambda path: path.write_bytes(_state(folder)))
         usable = done["reason"] == ""
         lost = done.loc[~usable, ["sound_id", "path", "reason"]].reset_index(drop=True)
         if len(lost) > max_lost * len(done):
@@ -151,8 +152,7 @@ def _intact(folder: Path, known: pd.DataFrame, deep: bool = False) -> np.ndarray
     begins, size = known["offset"].to_numpy(), _size(folder)
     ends = begins + known["frames"].to_numpy()
     intact = (2 * ends <= size) | (ends == begins)
-    noted = folder / "checked"
-    if size and (deep or not noted.is_file() or noted.read_bytes() != _state(folder)):
+    if size and (deep or not _noted(folder)):
         samples = np.memmap(folder / "samples.int16", np.int16, "r", shape=size // 2)
         for row in bar(np.flatnonzero(intact & (ends > begins)), description="checking the audio store"):
             intact[row] = zlib.crc32(samples[begins[row] : ends[row]]) == known["crc"].iat[row]
@@ -163,10 +163,9 @@ def _state(folder: Path) -> bytes:
     return "size {} mtime_ns {}\n".format(*state(folder / "samples.int16")).encode()
 
 
-def _note(folder: Path) -> None:
-    """Note size and time of the samples' file, whose CRCs were compared or are those of what was just written."""
-    if not (folder / "checked").is_file() or (folder / "checked").read_bytes() != _state(folder):
-        atomic_write(folder / "checked", lambda path: path.write_bytes(_state(folder)))
+def _noted(folder: Path) -> bool:
+    """Whether size and time of the samples are those at the time when they were written or compared last."""
+    return (folder / "checked").is_file() and (folder / "checked").read_bytes() == _state(folder)
 
 
 def _check_space(pending: pd.DataFrame, folder: Path, sample_rate: int) -> np.ndarray:

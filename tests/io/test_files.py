@@ -6,10 +6,11 @@ import platform
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from haf_utils.io import journal
-from haf_utils.io.files import atomic_write, walk, write_json
+from haf_utils.io.files import atomic_write, read_npz, walk, write_json
 
 
 def test_leftovers_of_killed_writers_go_and_nothing_else(tmp_path):
@@ -69,3 +70,22 @@ def test_a_journal_drops_what_is_torn_and_goes_on(tmp_path):
     for place in range(len("name,value,check\n"), len(whole), 3):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
         assert set(journal.read(path, fields)[0]) < set(rows)
+
+
+def test_a_damaged_cache_is_none_and_says_so(tmp_path, capsys):
+    path, rng = tmp_path / "cache.npz", np.random.default_rng(0)
+    arrays = {"audio": rng.standard_normal((6, 4)).astype(np.float32), "text": np.ones((6, 2))}
+    shapes = {name: array.shape for name, array in arrays.items()}
+    assert read_npz(path, **shapes) is None and capsys.readouterr().out == ""
+    np.savez(path, **arrays)
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 7):
+        for data in (whole[:place], whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :]):
+            path.write_bytes(data)
+            found = read_npz(path, **shapes)
+            if found is None:
+                assert "cache.npz cannot be used" in capsys.readouterr().out
+            else:
+                assert all(np.array_equal(found[name], arrays[name]) for name in arrays)
+    path.write_bytes(whole)
+    assert read_npz(path, audio=(6, 4), text=(5, 2)) is None and read_npz(path, **shapes) is not None
