@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     given = _parser().parse_args(arguments)
     try:
-        code = given.run(given)
+        code = given.command(given)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--weights", nargs="+", type=float, metavar="W", help="weights of the runs (default: equal)")
     predict.add_argument("--views", type=int, default=0, help="random views a model averages (default: fixed windows)")
     predict.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
-    predict.set_defaults(run=_predict)
+    predict.set_defaults(command=_predict)
 
     sweep = commands.add_parser(
         "sweep",
@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     cluster.add_argument("--slurm", action="store_true", help="submit jobs instead of working here")
     for name, (kind, text) in _SLURM.items():
         cluster.add_argument(f"--{name.replace('_', '-')}", type=kind, default=argparse.SUPPRESS, help=text)
-    sweep.set_defaults(run=_sweep)
+    sweep.set_defaults(command=_sweep)
 
     validate = commands.add_parser(
         "validate",
@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument("--json", metavar="FILE", help="also write the whole report here")
     validate.add_argument("--manifest", metavar="CSV", help="keep the measurements here, not in the user's cache")
     validate.add_argument("--workers", type=int, help="threads that read recordings (default: one a core, at most 4)")
-    validate.set_defaults(run=_validate)
+    validate.set_defaults(command=_validate)
 
     submission = commands.add_parser(
         "submission", help="check what is handed in", description="Check what is handed in to the challenge."
@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
     check = checks.add_parser("check", help="list what is wrong in FILE", description="List what is wrong in a file.")
     check.add_argument("file", metavar="FILE", help="system output, a .csv")
     check.add_argument("--ids", metavar="METADATA.csv", help="metadata of the clips to be classified")
-    check.set_defaults(run=_check)
+    check.set_defaults(command=_check)
     return parser
 
 

@@ -8,22 +8,37 @@ import typing
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from haf_utils.profiles import PROFILES, Profile, Rates, profile
 
-from haf_utils import profiles
-from haf_utils.corpus import FOLDS, SPLITS
-from haf_utils.losses import SMOOTHINGS
-from haf_utils.model import FUSIONS, MODALITIES
+__all__ = [
+    "ARCHITECTURES",
+    "FOLDS",
+    "FUSIONS",
+    "LOCATION_FIELDS",
+    "MODALITIES",
+    "SMOOTHINGS",
+    "SPLITS",
+    "FinetuneConfig",
+    "Recipe",
+    "check",
+    "check_device",
+    "default_name",
+    "differing",
+    "parameters",
+    "resolve",
+]
 
-__all__ = ["SYSTEMS", "TRAINS", "WHERE", "FinetuneConfig", "check", "default_name", "differing", "resolve"]
-
-SYSTEMS = ("haf", "text_aux", "passt")
-TRAINS = ("head", "joint")
+ARCHITECTURES = ("haf", "text_aux", "passt")
+SMOOTHINGS = ("none", "uniform", "hierarchical")
+MODALITIES = ("both", "audio", "text")
+FUSIONS = ("attention", "concatenation", "mean")
+SPLITS = ("official", "uploader")
+FOLDS = 5
 
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """Everything that decides a run. None means "as the profile says"; `resolve` fills it in.
+    """Everything that decides a run, as a user writes it. None means "as the profile says"; `resolve` gives a `Recipe`.
 
     dataset, extra, evaluation: folders of BSD10k, BSD35k-CS and the evaluation set; runs: folder of run folders.
     """
@@ -56,12 +71,12 @@ class FinetuneConfig:
     gating: bool = True
     top_level_weight: float = 0.0  # weight of the auxiliary top-level loss
     text_at_inference: bool = False  # Text-Aux CLAP: the extension
-    extra_weight: float = 1.0  # weight of BSD35k-CS's clips in the loss; 0 leaves them out
+    extra_weight: float = 0.0  # weight of BSD35k-CS's clips in the loss, 0 leaves them out; the report: 1
     data_share: float = 1.0  # share of the training clips that is used (learning curves)
     shuffle_texts: bool = False  # a planted effect: each clip gets the text of another
     epochs: int | None = None
     batch: int | None = None
-    accumulation: int = 1  # micro-batches a step
+    accumulation: int = 1  # parts in which a batch goes through the backbone: less memory, a third more work
     activation_checkpointing: bool = False
     classifier_rate: float | None = None
     backbone_rate: float | None = None
@@ -69,10 +84,38 @@ class FinetuneConfig:
     precision: str = "fp32"  # fp32, bf16
 
 
+@dataclass(frozen=True, kw_only=True)
+class Recipe(FinetuneConfig):
+    """A checked `FinetuneConfig` in which nothing is left open, with the sizes and rates of its profile."""
+
+    smoothing_factor: float
+    mixup_alpha: float
+    mixup_probability: float
+    feature_noise: float
+    dropout: float
+    tta_views: int
+    epochs: int
+    batch: int
+    classifier_rate: float
+    backbone_rate: float
+    sizes: Profile
+    rates: Rates
+
+    @property
+    def stores(self) -> Path:
+        """Folder of the audio stores."""
+        return Path(self.scratch or self.runs) / "stores"
+
+    @property
+    def sample_rate(self) -> int:
+        """Rate that the backbone reads, Hz."""
+        return self.sizes.passt.sample_rate if self.system == "passt" else self.sizes.clap.audio.sample_rate
+
+
 _CHOICES = {
-    "profile": tuple(profiles.PROFILES),
-    "system": SYSTEMS,
-    "train": TRAINS,
+    "profile": tuple(PROFILES),
+    "system": ARCHITECTURES,
+    "train": ("head", "joint"),
     "split": SPLITS,
     "smoothing": SMOOTHINGS,
     "modality": MODALITIES,
@@ -98,7 +141,18 @@ _RANGES = {  # inclusive
     "classifier_rate": (0, 10),
     "backbone_rate": (0, 10),
 }
-WHERE = ("dataset", "runs", "extra", "evaluation", "scratch", "name", "device")  # where a run is, not what it is
+LOCATION_FIELDS = (
+    "dataset",
+    "runs",
+    "extra",
+    "evaluation",
+    "scratch",
+    "name",
+    "device",
+)  # where a run is, not what it is
+
+
+_UNNAMED = ("profile", "system", "train", "fold", "seed", "precision")  # stand in a name's fixed places, or nowhere
 
 
 def check(config: FinetuneConfig) -> None:
@@ -122,41 +176,61 @@ def check(config: FinetuneConfig) -> None:
             raise ValueError(f"{field}={value!r} must lie in {low} to {high}")
     if config.system == "passt" and config.train == "head":
         raise ValueError("system='passt' trains jointly: pass train='joint'")
+    check_device(config.device)
+
+
+def check_device(name: str) -> None:
+    """Raises ValueError where there is no such device here."""
+    if name == "cpu":
+        return
+    import torch  # takes seconds, and only a device needs it
+
     try:
-        device = torch.device(config.device)
+        device = torch.device(name)
     except RuntimeError as error:
-        raise ValueError(f"device={config.device!r} is not a torch device: cpu, cuda, cuda:1, mps") from error
+        raise ValueError(f"device={name!r} is not a torch device: cpu, cuda, cuda:1, mps") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"device={config.device!r} asks for a GPU, but this PyTorch sees {torch.cuda.device_count()}: "
+            f"device={name!r} asks for a GPU, but this PyTorch sees {torch.cuda.device_count()}: "
             "pass device='cpu', or install a CUDA build of PyTorch"
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ValueError(f"device={config.device!r} asks for an Apple GPU, and there is none: pass device='cpu'")
+        raise ValueError(f"device={name!r} asks for an Apple GPU, and there is none: pass device='cpu'")
 
 
-def resolve(config: FinetuneConfig) -> FinetuneConfig:
-    """`config` checked, with every None replaced by the profile's number and the name filled in."""
+def resolve(config: FinetuneConfig) -> Recipe:
+    """`config` checked, with every None replaced by the profile's number and the name filled in.
+
+    Without BSD35k-CS its weight is 0, so that it makes no difference to the name. Raises as `check`.
+    """
     check(config)
-    profile = profiles.profile(config.profile)
-    rates = profile.head if config.train == "head" else profile.joint
+    if not config.extra:
+        config = dataclasses.replace(config, extra_weight=0.0)
+    sizes = profile(config.profile)
+    rates = sizes.head if config.train == "head" else sizes.joint
     defaults = {
-        "smoothing_factor": profile.smoothing,
-        "mixup_alpha": profile.mixup_alpha,
-        "mixup_probability": profile.mixup_probability,
-        "feature_noise": profile.feature_noise,
-        "dropout": profile.dropout,
-        "tta_views": profile.tta_views,
+        "smoothing_factor": sizes.smoothing,
+        "mixup_alpha": sizes.mixup_alpha,
+        "mixup_probability": sizes.mixup_probability,
+        "feature_noise": sizes.feature_noise,
+        "dropout": sizes.dropout,
+        "tta_views": sizes.tta_views,
         "epochs": rates.epochs,
         "batch": rates.batch,
         "classifier_rate": rates.classifier_rate,
         "backbone_rate": rates.backbone_rate,
     }
-    missing = {name: value for name, value in defaults.items() if getattr(config, name) is None}
-    resolved = dataclasses.replace(config, **missing, name=config.name or default_name(config))
-    if Path(resolved.name).name != resolved.name or resolved.name.startswith("."):
-        raise ValueError(f"name={resolved.name!r} must be a plain folder name")
-    return resolved
+    given = parameters(config)
+    filled = {name: value for name, value in defaults.items() if given[name] is None}
+    name = config.name or default_name(config)
+    if Path(name).name != name or name.startswith("."):
+        raise ValueError(f"name={name!r} must be a plain folder name")
+    return Recipe(**given | filled | {"name": name}, sizes=sizes, rates=rates)
+
+
+def parameters(config: FinetuneConfig) -> dict[str, object]:
+    """The fields of a `FinetuneConfig`, also of a `Recipe`: what config.json records."""
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(FinetuneConfig)}
 
 
 def default_name(config: FinetuneConfig) -> str:
@@ -164,7 +238,7 @@ def default_name(config: FinetuneConfig) -> str:
     shown = []
     for field in dataclasses.fields(FinetuneConfig):
         value = getattr(config, field.name)
-        if field.name in (*WHERE, "profile", "system", "train", "fold", "seed", "precision") or value == field.default:
+        if field.name in (*LOCATION_FIELDS, *_UNNAMED) or value == field.default:
             continue
         shown.append(f"{field.name}={Path(value).name if isinstance(value, str) else value}")
     return "_".join([f"{config.system}-{config.train}", *shown, f"f{config.fold}", f"s{config.seed}"])
@@ -174,6 +248,6 @@ def differing(config: FinetuneConfig) -> dict[str, object]:
     """The parameters in which `config` differs from the defaults of its profile, system and way of training, and those
     four that every run has: profile, train, fold, seed. What a run is, without where it is."""
     kind = {name: getattr(config, name) for name in ("profile", "system", "train")}
-    default = dataclasses.asdict(resolve(FinetuneConfig(dataset="", runs="", **kind)))
-    own = {k: v for k, v in dataclasses.asdict(config).items() if k not in WHERE and v != default[k]}
+    default = parameters(resolve(FinetuneConfig(dataset="", runs="", **kind)))
+    own = {k: v for k, v in parameters(resolve(config)).items() if k not in LOCATION_FIELDS and v != default[k]}
     return own | {name: getattr(config, name) for name in ("profile", "train", "fold", "seed")}

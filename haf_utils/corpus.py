@@ -7,6 +7,7 @@ official ones, but belongs to no part; `lost` says why.
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -16,16 +17,13 @@ import pandas as pd
 
 from haf_utils.audio import prepare
 from haf_utils.captions import add_text
+from haf_utils.config import FOLDS, SPLITS
 from haf_utils.datasets import load_bsd, load_evaluation, load_features, without
-from haf_utils.folds import grouped_folds, official_folds
+from haf_utils.folds import PARTS, grouped_folds, official_folds
 from haf_utils.io.files import atomic_write
 from haf_utils.io.store import AudioStore, build_store
 
-__all__ = ["FOLDS", "PARTS", "SPLITS", "Corpus", "load_corpus"]
-
-PARTS = ("train", "validation", "test", "evaluation")
-SPLITS = ("official", "uploader")
-FOLDS = 5
+__all__ = ["Corpus", "load_corpus"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +56,20 @@ class Corpus:
         """int16 mono samples (n,) of the clip in `row`: a view into the memory-mapped store."""
         origins, ids = self._names
         return self.stores[origins[row]].samples(ids[row])
+
+    @cached_property
+    def row_hashes(self) -> np.ndarray:
+        """A number a row (N,) uint64 of all that a run uses of a clip: id, label, text, origin, and its samples (or
+        shipped embeddings). Equal rows have equal numbers, in every process and place."""
+        columns = self.table[["sound_id", "label", "text", "origin", "readable"]].astype(str)
+        if self.features is None:
+            crc = {
+                (name, row.sound_id): row.crc for name, store in self.stores.items() for row in store.index.itertuples()
+            }
+            used = [crc.get(key, 0) for key in zip(columns["origin"], columns["sound_id"], strict=True)]
+        else:
+            used = [zlib.crc32(np.concatenate(pair).tobytes()) for pair in zip(*self.features, strict=True)]
+        return pd.util.hash_pandas_object(columns.assign(used=used), index=False).to_numpy()
 
     @cached_property
     def _names(self) -> tuple[np.ndarray, np.ndarray]:
@@ -119,7 +131,7 @@ def load_corpus(dataset: str, extra: str = "", evaluation: str = "", stores: str
         }
         features = None
         lost = pd.concat([store.lost.assign(origin=origin) for origin, store in built.items()], ignore_index=True)
-        atomic_write(Path(stores) / "lost.csv", lambda path: lost.to_csv(path, index=False))
+        atomic_write(Path(stores) / "lost.csv", lambda path: lost.to_csv(path, index=False, errors="surrogateescape"))
     elif (Path(dataset) / "features").is_dir():
         built = {}
         for origin in [origin for origin, root in roots.items() if not (Path(root) / "features").is_dir()]:

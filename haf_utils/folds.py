@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
+from haf_utils.config import FOLDS
 from haf_utils.io.files import atomic_write
 from haf_utils.taxonomy import CLASSES, to_labels
 
@@ -27,8 +28,7 @@ __all__ = [
     "write_split",
 ]
 
-PARTS = ("train", "validation", "test")
-FOLDS = 5
+PARTS = ("train", "validation", "test", "evaluation")  # a fold has the first three
 SEED = 1821  # of the official baseline's splits
 VALIDATION = 0.2  # share of what is not test, official baseline
 
@@ -125,7 +125,7 @@ def deviation(table: pd.DataFrame, split: Fold, reference: Fold) -> pd.DataFrame
                 "worst_reference": int(target[worst]),
             }
         )
-    return pd.DataFrame(rows, index=pd.Index(PARTS, name="part"))
+    return pd.DataFrame(rows, index=pd.Index(PARTS[:3], name="part"))
 
 
 def without_uploaders(table: pd.DataFrame, held_out: pd.DataFrame) -> tuple[pd.DataFrame, int]:
@@ -140,7 +140,7 @@ def without_uploaders(table: pd.DataFrame, held_out: pd.DataFrame) -> tuple[pd.D
 def write_split(path: str | os.PathLike, table: pd.DataFrame, split: Fold) -> None:
     """Write a split as CSV (sound_id, part), rows in the order of the table, so that others can use the same clips."""
     part = np.full(len(table), "", dtype=object)
-    for name, rows in zip(PARTS, split, strict=True):
+    for name, rows in zip(PARTS, split, strict=False):
         part[rows] = name
     content = pd.DataFrame({"sound_id": table.sound_id.to_numpy(), "part": part})[part != ""]
     atomic_write(path, lambda beside: content.to_csv(beside, index=False))

@@ -9,10 +9,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from haf_utils.config import SMOOTHINGS
 from haf_utils.taxonomy import CLASSES, PARENT, TOP_LEVELS
 
 __all__ = [
-    "SMOOTHINGS",
     "hierarchical_targets",
     "one_hot_targets",
     "soft_cross_entropy",
@@ -21,8 +21,6 @@ __all__ = [
     "top_level_cross_entropy",
     "uniform_targets",
 ]
-
-SMOOTHINGS = ("none", "uniform", "hierarchical")
 
 _PARENT = torch.from_numpy(PARENT.copy())
 _SIBLING = (_PARENT[:, None] == _PARENT[None, :]) & ~torch.eye(len(CLASSES), dtype=torch.bool)

@@ -15,11 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from haf_utils.config import FUSIONS, MODALITIES
 from haf_utils.taxonomy import CLASSES
 
 __all__ = [
-    "FUSIONS",
-    "MODALITIES",
     "ClapBackbone",
     "Features",
     "GatedResidual",
@@ -30,9 +29,6 @@ __all__ = [
     "PasstBackbone",
     "TextAuxClassifier",
 ]
-
-MODALITIES = ("both", "audio", "text")
-FUSIONS = ("attention", "concatenation", "mean")
 
 
 class Features(NamedTuple):

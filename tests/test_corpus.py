@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from haf_utils.corpus import FOLDS, load_corpus
+from haf_utils.config import FOLDS
+from haf_utils.corpus import load_corpus
 from haf_utils.folds import official_folds
 from haf_utils.taxonomy import CLASSES
 

@@ -1,332 +1,132 @@
-import dataclasses
-import json
-import shutil
-import signal
-import subprocess
-import sys
-from pathlib import Path
+"""The training step: parts of a batch against the whole, batches, and losses that are no numbers."""
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from haf_utils import training
-from haf_utils.corpus import load_corpus
-from haf_utils.experiment import assembly
-from haf_utils.experiment.workspace import finetune_config
-from haf_utils.metrics import hierarchical_scores
-from haf_utils.runs import RunError, finished, load_run
-from haf_utils.training import finetune
+from haf_utils.config import FinetuneConfig, resolve
+from haf_utils.inputs import CachedInputs
+from haf_utils.losses import hierarchical_targets
+from haf_utils.model import Features, HafClassifier, Model
+from haf_utils.regularizers import Ema
 
 
-def head(tiny, **choices):
-    return finetune_config(tiny, **({"train": "head", "epochs": 4} | choices))
+class Tower(torch.nn.Module):
+    """A backbone with dropout on 6 numbers a clip for audio and 4 for text."""
+
+    def __init__(self):
+        super().__init__()
+        self.audio, self.text, self.dropout = torch.nn.Linear(6, 8), torch.nn.Linear(4, 8), torch.nn.Dropout(0.3)
+
+    def forward(self, audio, text):
+        return torch.tanh(self.dropout(self.audio(audio))), torch.tanh(self.text(text))
 
 
-def same_weights(one: Path, two: Path) -> bool:
-    first, second = load_file(one / "model.safetensors"), load_file(two / "model.safetensors")
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+class Numbers:
+    """Inputs that a backbone embeds: (N, 6) and (N, 4)."""
+
+    live, device = True, torch.device("cpu")
+
+    def __init__(self, clips, generator):
+        self.audio = torch.randn(clips, 6, generator=generator)
+        self.text = torch.randn(clips, 4, generator=generator)
+        self.presence = (torch.rand(clips, generator=generator) > 0.3).float()
+
+    def prepare(self, rows, key=None):
+        rows = torch.from_numpy(rows)
+        return Features(self.audio[rows], self.text[rows], self.presence[rows])
+
+    def embed(self, model, batch):
+        audio, text = model.backbone(batch.audio, batch.text)
+        return Features(audio, text * batch.presence[:, None], batch.presence)
 
 
-def same_predictions(one: Path, two: Path) -> bool:
-    first, second = load_run(one).predictions, load_run(two).predictions
-    return first.keys() == second.keys() and all(
-        np.array_equal(getattr(first[part], field), getattr(second[part], field))
-        for part in first
-        for field in ("ids", "labels", "posteriors", "plain", "weights")
+def recipe(**choices):
+    return resolve(FinetuneConfig("data", "runs", **{"train": "joint", "profile": "tiny"} | choices))
+
+
+def step(parts: int, choices: dict, dropout: float = 0.0):
+    """Weights after one step on 12 weighted clips that go through the backbone in `parts`, and the loss."""
+    torch.manual_seed(0)
+    chosen = recipe(**choices)
+    model = Model(Tower(), HafClassifier(8, 4, dropout=0.0))
+    model.backbone.dropout.p = dropout
+    inputs = Numbers(12, torch.Generator().manual_seed(1))
+    target = hierarchical_targets(torch.arange(12)) * torch.linspace(0.1, 1, 12)[:, None]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    batches = [inputs.prepare(rows) for rows in np.array_split(np.arange(12), parts)]
+    loss = training.training_step(
+        model.train(), inputs, batches, target, chosen, training.generators(0, 0), optimizer, Ema(model, 0.0)
     )
+    return loss, model.state_dict()
 
 
-@pytest.fixture(scope="module")
-def reference(tiny):
-    """A head run that nothing disturbed."""
-    return finetune(head(tiny, name="reference"), quiet=True)
-
-
-def test_a_run_folder_holds_all_that_is_promised(tiny, reference):
-    run = load_run(reference)
-    assert sorted(path.name for path in reference.iterdir()) == sorted(
-        ["config.json", "split.csv", "history.csv", "predictions.npz", "metrics.json", "model.safetensors"]
-    )
-    assert set(run.predictions) == {"validation", "test", "evaluation"}
-    for part, predictions in run.predictions.items():
-        clips = len(predictions.ids)
-        assert predictions.posteriors.shape == (2, clips, 23) and predictions.weights.shape == (clips, 2)
-        np.testing.assert_allclose(predictions.posteriors.sum(-1), 1, atol=1e-5)
-        assert run.split.loc[run.split["part"] == part, "sound_id"].tolist() == predictions.ids.tolist()
-        if part == "evaluation":
-            assert (predictions.labels == -1).all() and part not in run.metrics
-        else:
-            scores = hierarchical_scores(predictions.labels, predictions.probabilities.argmax(1))
-            assert run.metrics[part] == pytest.approx(scores)
-    assert len(run.history) == run.metrics["epochs"] == 4
-    assert run.config["config"]["classifier_rate"] == 1e-3 and run.config["config"]["seed"] == 0
-    corpus = load_corpus(tiny.dataset, tiny.extra, tiny.evaluation, f"{tiny.scratch}/stores", 32_000)
-    assert run.split.groupby("part").size().to_dict() == pd.Series(corpus.parts()).value_counts().to_dict()
-
-
-def test_the_same_seed_gives_the_same_predictions_and_another_does_not(tiny, reference):
-    again = finetune(head(tiny, name="again"), quiet=True)
-    assert same_weights(reference, again) and same_predictions(reference, again)
-    other = finetune(head(tiny, name="other", seed=1), quiet=True)
-    assert not same_predictions(reference, other)
-
-
-def test_random_numbers_drawn_elsewhere_change_nothing(tiny, reference):
-    torch.manual_seed(123)
-    before = torch.random.get_rng_state()
-    again = finetune(head(tiny, name="elsewhere"), quiet=True)
-    assert torch.equal(torch.random.get_rng_state(), before)
-    assert same_weights(reference, again)
-
-
-def test_leaving_one_regularizer_out_leaves_the_draws_of_the_others(tiny, reference):
-    """Noise of 1e-4 moves posteriors a little; other blends of mixup would move them a lot."""
-    silent = load_run(finetune(head(tiny, name="silent", feature_noise=0.0), quiet=True)).part("test")
-    apart = np.abs(silent.plain - load_run(reference).part("test").plain).max()
-    assert 0 < apart < 0.02
-    blended = load_run(finetune(head(tiny, name="sharp", mixup=False), quiet=True)).part("test")
-    assert np.abs(blended.plain - silent.plain).max() > 2 * apart
-
-
-class Interrupted(Exception):
-    pass
-
-
-def interrupt_after(monkeypatch, epochs: int):
-    """Make the validation of epoch `epochs` + 1 fail: the state saved last is that of epoch `epochs`."""
-    calls, validate = [], training._validate
-
-    def failing(*arguments):
-        calls.append(None)
-        if len(calls) > epochs:
-            raise Interrupted
-        return validate(*arguments)
-
-    monkeypatch.setattr(training, "_validate", failing)
-    monkeypatch.setattr(training, "_SAVE_EVERY", 0.0)
-
-
-@pytest.mark.parametrize("epochs", [0, 1, 3])
-def test_an_interrupted_run_goes_on_to_the_same_weights(tiny, reference, monkeypatch, epochs):
-    config = head(tiny, name=f"interrupted-{epochs}")
-    folder = Path(tiny.runs) / config.name
-    with monkeypatch.context() as patch:
-        interrupt_after(patch, epochs)
-        with pytest.raises(Interrupted):
-            finetune(config, quiet=True)
-    assert not finished(folder) and (folder / "resume.pt").is_file() == (epochs > 0)
-    with pytest.raises(RunError, match="not a finished run.*goes on"):
-        load_run(folder)
-    counted, train_epoch = [], training._train_epoch
-    monkeypatch.setattr(training, "_train_epoch", lambda *a: counted.append(None) or train_epoch(*a))
-    assert finetune(config, quiet=True) == folder
-    assert len(counted) == 4 - epochs  # it went on, it did not begin again
-    assert same_weights(reference, folder) and same_predictions(reference, folder)
-    assert load_run(folder).history.equals(load_run(reference).history)
-    assert not (folder / "resume.pt").exists()
-
-
-KILLED = """
-import os, signal, sys, torch
-torch.set_num_threads(int(sys.argv[1]))
-from haf_utils import training
-from haf_utils.config import FinetuneConfig
-training._SAVE_EVERY = 0.0
-save, saves = training._save, []
-def kill(*arguments):
-    save(*arguments)
-    os.kill(os.getpid(), signal.SIGKILL)
-training._save = kill
-training.finetune(FinetuneConfig(**eval(sys.argv[2])), quiet=True)
-"""
-
-
-def test_a_killed_joint_run_goes_on_to_the_same_weights(tiny):
-    """Backbone and classifier, EMA, optimiser, schedule: everything comes back from the disk."""
-    choices = {"train": "joint", "epochs": 2, "data_share": 0.2, "evaluation": "", "extra": "", "tta_views": 1}
-    config = finetune_config(tiny, name="killed", **choices)
-    script = [sys.executable, "-c", KILLED, str(torch.get_num_threads()), repr(dataclasses.asdict(config))]
-    killed = subprocess.run(script, capture_output=True, text=True)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    folder = Path(tiny.runs) / "killed"
-    assert (folder / "resume.pt").is_file() and not finished(folder)
-    finetune(config, quiet=True)
-    whole = finetune(dataclasses.replace(config, name="whole"), quiet=True)
-    assert same_weights(whole, folder) and same_predictions(whole, folder)
-    weights = load_file(whole / "model.safetensors")
-    assert any(name.startswith("backbone.network.audio_branch") for name in weights)
-
-
-def test_joint_training_moves_the_backbone_and_a_run_can_start_from_it(tiny):
-    choices = {"epochs": 1, "data_share": 0.2, "evaluation": "", "extra": "", "tta_views": 1, "ema": False}
-    folder = finetune(finetune_config(tiny, train="joint", name="joint", **choices), quiet=True)
-    trained = load_file(folder / "model.safetensors")
-    config = training.resolve(finetune_config(tiny, initialisation=str(folder), train="joint", **choices))
-    _, system, _, _ = assembly.assemble(config)
-    own = system.state_dict()
-    moved = load_file(Path(assembly.REPOSITORY) / "data/clap-mini/model.safetensors")
-    name = "audio_projection.0.weight"
-    assert torch.equal(own[f"backbone.network.{name}"], trained[f"backbone.network.{name}"])
-    assert not torch.equal(moved[name].float(), trained[f"backbone.network.{name}"])
-    again = finetune(head(tiny, initialisation=str(folder), name="from-joint", epochs=1), quiet=True)
-    assert finished(again)
-    with pytest.raises(ValueError, match="it has no backbone"):
-        finetune(head(tiny, initialisation=str(again), name="from-head"), quiet=True)
-
-
-def test_a_finished_run_is_not_trained_again(tiny, reference, monkeypatch):
-    monkeypatch.setattr(training, "_train_epoch", None)  # training would fail
-    assert finetune(head(tiny, name="reference"), quiet=True) == reference
-
-
-def test_a_name_that_is_taken_by_other_parameters(tiny, reference):
-    with pytest.raises(RunError, match="reference.*other parameters.*smoothing: 'hierarchical' there, 'none' here"):
-        finetune(head(tiny, name="reference", smoothing="none"), quiet=True)
-    assert finished(reference)
-
-
-def test_changed_data_trains_again(tiny, tmp_path):
-    root = tmp_path / "BSD10k"
-    shutil.copytree(tiny.dataset, root)
-    choices = {"dataset": str(root), "extra": "", "evaluation": "", "runs": str(tmp_path), "scratch": str(tmp_path)}
-    config = head(tiny, name="run", epochs=1, **choices)
-    first = json.loads((finetune(config, quiet=True) / "config.json").read_text())
-    metadata = next((root / "metadata").glob("*_metadata.csv"))
-    table = pd.read_csv(metadata, dtype=str, keep_default_na=False)
-    table.loc[0, "title"] = "a trumpet that was a violin"
-    table.to_csv(metadata, index=False)
-    load_corpus.cache_clear()
-    second = json.loads((finetune(config, quiet=True) / "config.json").read_text())
-    assert first["config"] == second["config"] and first["digests"]["data"] != second["digests"]["data"]
-
-
-def test_damaged_run_folders(tiny, reference):
-    folder = reference.with_name("damaged")
-    shutil.copytree(reference, folder)
-    for content in ("{", "[]", '{"config": {}}'):
-        (folder / "config.json").write_text(content)
-        with pytest.raises(RunError, match="config.json is damaged"):
-            finetune(head(tiny, name="damaged"), quiet=True)
-    (folder / "config.json").unlink()  # a state that nobody knows the parameters of is not gone on from
-    (folder / "metrics.json").unlink()
-    (folder / "resume.pt").write_bytes(b"no state")
-    assert same_weights(finetune(head(tiny, name="damaged"), quiet=True), reference)
-
-
-def test_a_state_cut_short_is_named(tiny, monkeypatch):
-    config = head(tiny, name="cut")
-    with monkeypatch.context() as patch:
-        interrupt_after(patch, 1)
-        with pytest.raises(Interrupted):
-            finetune(config, quiet=True)
-    state = Path(tiny.runs) / "cut" / "resume.pt"
-    state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(RunError, match="resume.pt.*delete"):
-        finetune(config, quiet=True)
-
-
-def test_a_loss_that_is_no_number_stops_the_run(tiny, monkeypatch):
-    monkeypatch.setattr(training, "soft_cross_entropy", lambda logits, target: (logits * torch.nan).sum())
-    with pytest.raises(FloatingPointError, match="nan in epoch 1, batch 1 .*lower classifier_rate"):
-        finetune(head(tiny, name="nan"), quiet=True)
-    assert not finished(Path(tiny.runs) / "nan")
-
-
-def test_classes_absent_from_training(tiny, tmp_path):
-    """A user's own recordings: three classes, one of them with too few clips to be split."""
-    root = tmp_path / "own"
-    shutil.copytree(tiny.dataset, root)
-    metadata = next((root / "metadata").glob("*_metadata.csv"))
-    table = pd.read_csv(metadata, dtype=str, keep_default_na=False)
-    few = table[table["class"] == "ss-u"].iloc[:3]
-    pd.concat([table[table["class"].isin(["m-m", "fx-a"])], few]).to_csv(metadata, index=False)
-    where = {"dataset": str(root), "extra": "", "evaluation": "", "runs": str(tmp_path), "scratch": str(tmp_path)}
-    with pytest.warns(UserWarning, match="training only and never scored: ss-u"):
-        run = load_run(finetune(head(tiny, **where), quiet=True))
-    assert len(run.metrics["absent_classes"]) == 20 and np.isfinite(run.metrics["test"]["hF"])
-    assert run.split.loc[run.split["sound_id"].isin(few["sound_id"]), "part"].tolist() == ["train"] * 3
-
-
-def test_a_dataset_too_small_for_folds(tiny, tmp_path):
-    root = tmp_path / "own"
-    shutil.copytree(tiny.dataset, root)
-    metadata = next((root / "metadata").glob("*_metadata.csv"))
-    pd.read_csv(metadata, dtype=str, keep_default_na=False).groupby("class").head(2).to_csv(metadata, index=False)
-    where = {"dataset": str(root), "extra": "", "evaluation": "", "runs": str(tmp_path), "scratch": str(tmp_path)}
-    with pytest.raises(ValueError, match="no class has 5 clips"):
-        finetune(head(tiny, **where), quiet=True)
-
-
-def test_embeddings_alone_train_a_head_and_nothing_else(tiny, tmp_path):
-    root = tmp_path / "BSD10k"
-    shutil.copytree(tiny.dataset, root)
-    rng = np.random.default_rng(0)
-    for modality in ("audio", "text"):
-        folder = root / "features" / f"clap_{modality}_embeddings"
-        folder.mkdir(parents=True)
-        for path in (root / "audio").iterdir():
-            np.save(folder / f"{path.stem}.npy", rng.standard_normal(512).astype(np.float32))
-    shutil.rmtree(root / "audio")
-    where = {"dataset": str(root), "extra": "", "evaluation": "", "runs": str(tmp_path), "scratch": str(tmp_path)}
-    assert finished(finetune(head(tiny, **where), quiet=True))
-    with pytest.raises(ValueError, match="embeddings but no audio: pass train='head'"):
-        finetune(finetune_config(tiny, train="joint", **where), quiet=True)
-
-
+@pytest.mark.parametrize("parts", [2, 3, 5])
 @pytest.mark.parametrize(
     "choices",
     [
-        {"smoothing": "none", "mixup": False, "ema": False, "feature_noise": 0.0, "dropout": 0.0, "tta_views": 0},
-        {"smoothing": "uniform", "text_dropout": 0.5, "top_level_weight": 0.5, "extra_weight": 0.3},
-        {"modality": "audio", "gating": False, "extra_weight": 0.0},
-        {"modality": "text", "shuffle_texts": True},
-        {"fusion": "concatenation", "split": "uploader", "fold": 4},
-        {"fusion": "mean", "accumulation": 3, "data_share": 0.5},
-        {"system": "text_aux"},
-        {"system": "text_aux", "text_at_inference": True},
-        {"initialisation": "random"},
+        {"mixup": False},
+        {"mixup_probability": 1.0},
+        {"text_dropout": 0.4, "top_level_weight": 0.5, "feature_noise": 0.1},
     ],
 )
-def test_every_regularizer_and_ablation_runs(tiny, choices):
-    run = load_run(finetune(head(tiny, epochs=1, **choices), quiet=True))
-    assert np.isfinite(run.part("test").posteriors).all()
-    assert run.config["config"] | choices == run.config["config"]
-    views = run.config["config"]["tta_views"]
-    assert len(run.part("test").posteriors) == max(views, 1)
-    training_clips = run.split[run.split["part"] == "train"]["sound_id"]
-    if choices.get("extra_weight") == 0:
-        own = pd.read_csv(next((Path(tiny.dataset) / "metadata").glob("*_metadata.csv")), dtype=str)["sound_id"]
-        assert training_clips.isin(own).all()
+def test_a_batch_in_parts_is_the_batch_as_a_whole(parts, choices):
+    """Weights of clips, mixup's partners and shares, noise: all are those of the whole step."""
+    loss, whole = step(1, choices)
+    loss_in_parts, weights = step(parts, choices)
+    assert loss_in_parts == pytest.approx(loss, rel=1e-6)
+    for name, value in whole.items():
+        torch.testing.assert_close(weights[name], value, rtol=1e-5, atol=1e-7)
 
 
-def test_a_share_of_the_data_keeps_every_class(tiny):
-    corpus = load_corpus(tiny.dataset, tiny.extra, tiny.evaluation, f"{tiny.scratch}/stores", 32_000)
-    rows = np.flatnonzero(corpus.parts() == "train")
-    kept = {share: training._training_rows(head(tiny, data_share=share), corpus, rows) for share in (0.01, 0.5, 1.0)}
-    assert set(corpus.labels[kept[0.01]]) == set(corpus.labels[rows]) and len(kept[0.01]) == len(
-        set(corpus.labels[rows])
-    )
-    assert len(kept[0.5]) == pytest.approx(len(rows) / 2, abs=12) and kept[1.0].tolist() == rows.tolist()
-    assert set(kept[0.01]) <= set(kept[0.5]) <= set(rows)  # learning curves: each share holds the smaller ones
+def test_dropout_draws_the_same_both_times_a_part_is_embedded():
+    """The gradients of a step in parts are those of the loss that was taken: a numerical derivative agrees."""
+    seen = []
+    forward = Tower.forward
+
+    def recorded(self, audio, text):
+        result = forward(self, audio, text)
+        seen.append(result[0].detach())
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tower, "forward", recorded)
+        step(3, {"mixup": False}, dropout=0.5)
+    assert len(seen) == 6
+    assert all(torch.equal(first, again) for first, again in zip(seen[:3], seen[3:], strict=True))
 
 
-def test_gradients_accumulated_over_two_batches_are_those_of_one(tiny):
-    """Without dropout, noise and mixup, two micro-batches of 8 are one batch of 16."""
-    still = {"dropout": 0.0, "feature_noise": 0.0, "mixup": False}
-    weights = {}
-    for batch, accumulation in ((16, 1), (8, 2)):
-        config = training.resolve(head(tiny, batch=batch, accumulation=accumulation, **still))
-        corpus, system, inputs, _ = assembly.assemble(config)
-        optimiser, ema = torch.optim.SGD(system.parameters(), lr=0.1), training.Ema(system, 0.0)
-        rows = np.flatnonzero(corpus.parts() == "train")[:48]
-        training._train_epoch(config, corpus, system, inputs, rows, optimiser, ema, 0, True)
-        assert ema.updates == 3
-        weights[batch] = system.state_dict()
-    for name, value in weights[16].items():
-        torch.testing.assert_close(weights[8][name], value, rtol=1e-4, atol=1e-6)
+def test_a_loss_that_is_no_number_is_named_and_changes_nothing():
+    inputs = CachedInputs(torch.full((8, 8), torch.nan), torch.zeros(8, 8), torch.zeros(8))
+    model = Model(None, HafClassifier(8, 4))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimizer = training.optimizer_of(model, 1e-3, 0.0)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+    target = hierarchical_targets(torch.arange(8))
+    with pytest.raises(FloatingPointError, match="nan in epoch 1, batch 1 .*lower classifier_rate"):
+        training.train_epoch(
+            model, inputs, np.arange(8), target, recipe(), optimizer, scheduler, Ema(model), 0, quiet=True
+        )
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_one_training_does_not_stop_before_the_first_halving():
+    """Patience counts only once the learning rate was halved."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = CachedInputs(torch.randn(40, 8, generator=generator), torch.zeros(40, 8), torch.zeros(40))
+    labels = np.arange(40) % 4
+    rows = {"train": np.arange(20), "validation": np.arange(20, 40)}
+    from dataclasses import replace
+
+    lengths = {}
+    for halving in (1, 1000):
+        chosen = recipe(train="head", epochs=30, classifier_rate=0.0, batch=10)
+        chosen = replace(chosen, rates=replace(chosen.rates, halving_steps=halving, patience=2))
+        target = hierarchical_targets(torch.from_numpy(labels))
+        model = Model(None, HafClassifier(8, 4))
+        lengths[halving] = len(training.fit(model, inputs, target, labels, rows, chosen, quiet=True)[1])
+    assert lengths == {1: 3, 1000: 30}
 
 
 def test_batches_cover_all_rows_and_none_is_alone():

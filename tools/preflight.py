@@ -69,7 +69,7 @@ def preflight(space: Workspace) -> list[str]:
         raise PreflightError(
             f"{scratch} has {free / 1e9:.1f} GB free, {bytes_needed / 1e9:.1f} GB are needed: --scratch"
         )
-    source = checkpoint_of(config, sizes)
+    source = checkpoint_of(config)
     lines.append(f"checkpoint {source}")
     if sizes.preflight_steps:
         lines += _measured(space, sizes, source)

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from haf_utils.config import WHERE, FinetuneConfig, differing, resolve
+from haf_utils.config import LOCATION_FIELDS, FinetuneConfig, differing, parameters, resolve
+from haf_utils.experiment.finetune import config_of, other_code
 from haf_utils.io.files import atomic_write
 from haf_utils.metrics import confusion, error_severity, scores_from_confusion
 from haf_utils.runs import Run, RunError, finished, load_run
@@ -40,7 +41,7 @@ __all__ = [
     "write_table",
 ]
 
-_FREE = (*WHERE, "fold", "seed")  # what may differ between the runs that are pooled
+REPLICATE_FIELDS = (*LOCATION_FIELDS, "fold", "seed")  # what may differ between the runs that are pooled
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,16 @@ def read_runs(folder: Path | str) -> tuple[list[Run], pd.DataFrame]:
 
 
 def _recipe(config: Mapping) -> tuple:
-    return tuple((name, value) for name, value in config.items() if name not in _FREE)
+    """What runs have in common that are pooled; of a checkpoint its name, as paths change when runs are moved."""
+    values = parameters(FinetuneConfig("", "")) | dict(config)
+    values["initialisation"] = Path(str(values["initialisation"])).name
+    return tuple((name, value) for name, value in sorted(values.items()) if name not in REPLICATE_FIELDS)
+
+
+def _preference(run: Run) -> tuple:
+    """Ascending: runs of today's code after those of other code, newer after older ones."""
+    file = run.folder / "metrics.json"
+    return not other_code(run.config), file.stat().st_mtime if file.is_file() else 0.0
 
 
 def pool(runs: Sequence[Run], wanted: FinetuneConfig, folds: Sequence[int] = range(5), name: str = "") -> Pooled:
@@ -92,24 +102,30 @@ def pool(runs: Sequence[Run], wanted: FinetuneConfig, folds: Sequence[int] = ran
 
     Raises ValueError that says which folds are missing, or where runs were not made on the same clips.
     """
-    recipe = _recipe(dataclasses.asdict(resolve(dataclasses.replace(wanted, name="any"))))
+    recipe = _recipe(parameters(resolve(dataclasses.replace(wanted, name="any"))))
+    same = sorted((run for run in runs if _recipe(run.config["config"]) == recipe), key=_preference)
+    name = name or resolve(wanted).name
+    dataset = same[-1].config["digests"].get("dataset") if same else None
     found: dict[int, dict[int, Run]] = {}
-    for run in runs:
-        if _recipe(run.config["config"]) == recipe:
+    for run in same:  # of several of one seed and fold the last: of today's code, the newest
+        if run.config["digests"].get("dataset") == dataset:
             found.setdefault(run.config["config"]["seed"], {})[run.config["config"]["fold"]] = run
     seeds = tuple(sorted(seed for seed, by_fold in found.items() if set(folds) <= set(by_fold)))
-    name = name or resolve(wanted).name
     if not seeds:
         have = {seed: sorted(by_fold) for seed, by_fold in found.items()}
-        raise ValueError(f"{name}: no seed has all of the folds {list(folds)}; there are {have or 'no runs of it'}")
+        other = len(same) - sum(map(len, have.values()))
+        raise ValueError(
+            f"{name}: no seed has all of the folds {list(folds)}; there are {have or 'no runs of it'}"
+            + (f" ({other} more on other data, or replaced by newer ones)" if other else "")
+        )
     chosen = [[found[seed][fold] for fold in folds] for seed in seeds]
-    digests = {run.config["digests"]["data"] for row in chosen for run in row}
-    if len(digests) > 1:
-        raise ValueError(f"{name}: its runs were made on different data; run the sweep again, it renews the old ones")
     parts = [[run.part("test") for run in row] for row in chosen]
     ids = np.concatenate([part.ids for part in parts[0]])
     if len(np.unique(ids)) != len(ids):
         raise ValueError(f"{name}: a clip is in the test part of two folds: these are not folds of one split")
+    for row in parts[1:]:
+        if not np.array_equal(ids, np.concatenate([part.ids for part in row])):
+            raise ValueError(f"{name}: its seeds were tested on different clips: they cannot be pooled")
     order = np.argsort(ids)
 
     def stack(field: str) -> np.ndarray:
@@ -159,7 +175,7 @@ def joint_recipes(runs: Sequence[Run]) -> list[tuple[FinetuneConfig, list[int]]]
     """The recipes trained jointly from the profile's checkpoint on the official split, each with its folds."""
     found: dict[tuple, tuple[FinetuneConfig, list[int]]] = {}
     for run in runs:
-        config = FinetuneConfig(**run.config["config"])
+        config = config_of(run)
         if (config.system, config.train, config.initialisation, config.split) == (
             "haf",
             "joint",
@@ -177,7 +193,7 @@ def head_twin(config: FinetuneConfig, base: FinetuneConfig) -> FinetuneConfig:
     own = differing(config)
     for name in ("epochs", "batch", "classifier_rate", "backbone_rate", "accumulation", "activation_checkpointing"):
         own.pop(name, None)
-    where = {name: getattr(base, name) for name in WHERE if name != "name"}
+    where = {name: getattr(base, name) for name in LOCATION_FIELDS if name != "name"}
     own["precision"] = base.precision
     return FinetuneConfig(**where | own | {"train": "head"})
 

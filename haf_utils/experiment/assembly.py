@@ -1,143 +1,197 @@
-"""From a configuration to what the training loop needs: the corpus, the system and its inputs."""
+"""From a recipe to what the training needs: the corpus, the model and its inputs, and what these come from."""
 
 from __future__ import annotations
 
 import hashlib
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
-from haf_utils.clap import Clap, ClapNetwork, load_clap, load_tokenizer
-from haf_utils.config import FinetuneConfig
+from haf_utils.clap import KNOWN, Clap, ClapNetwork, load_clap, load_tokenizer
+from haf_utils.config import FinetuneConfig, Recipe
 from haf_utils.corpus import Corpus, load_corpus
 from haf_utils.experiment.code import code_digests
 from haf_utils.inputs import CachedInputs, LiveInputs
 from haf_utils.io.files import atomic_write
+from haf_utils.io.progress import line
 from haf_utils.model import ClapBackbone, HafClassifier, LinearClassifier, Model, PasstBackbone, TextAuxClassifier
 from haf_utils.passt import build_passt
 from haf_utils.profiles import REPOSITORY, Profile, profile
 
 __all__ = [
+    "Assembled",
     "assemble",
     "checkpoint_digest",
     "checkpoint_of",
+    "checkpoint_used",
     "classifier_of",
     "corpus_of",
-    "digests_of",
     "embeddings",
-    "joined_digest",
     "load_source",
+    "text_order",
 ]
 
 SHIPPED = "embeddings shipped with the dataset"  # stands where a checkpoint's digest would
 
 
-def corpus_of(config: FinetuneConfig) -> Corpus:
-    """The corpus that `config` names, decoded at the rate its backbone hears."""
-    sizes = profile(config.profile)
-    rate = sizes.passt.sample_rate if config.system == "passt" else sizes.clap.audio.sample_rate
-    stores = str(Path(config.scratch or config.runs) / "stores")
-    return load_corpus(config.dataset, config.extra, config.evaluation, stores, rate)
+class Assembled(NamedTuple):
+    """corpus; model, untrained, on the device; inputs, a row a clip of the corpus; checkpoint: digest of the weights
+    that the backbone starts from."""
+
+    corpus: Corpus
+    model: Model
+    inputs: CachedInputs | LiveInputs
+    checkpoint: str
 
 
-def assemble(config: FinetuneConfig) -> tuple[Corpus, Model, CachedInputs | LiveInputs, dict[str, str]]:
-    """Corpus, system (on the device), inputs, and digests of the data and the checkpoint, of a resolved `config`.
+def corpus_of(recipe: Recipe) -> Corpus:
+    """The corpus of a run, decoded at the rate that its backbone reads; BSD35k-CS only where it has a weight."""
+    extra = recipe.extra if recipe.extra_weight else ""
+    return load_corpus(recipe.dataset, extra, recipe.evaluation, str(recipe.stores), recipe.sample_rate)
 
-    Raises ValueError where the corpus lacks what the training asks for (audio, for joint training).
-    """
-    corpus, sizes = corpus_of(config), profile(config.profile)
-    source = checkpoint_of(config, sizes)
-    # Embeddings that the dataset ships come from a checkpoint of their own, whatever `initialisation` says.
-    digests = digests_of(config, corpus)
-    if config.train == "joint" and corpus.features is not None:
-        raise ValueError(f"{config.dataset} has embeddings but no audio: pass train='head', or unpack audio.zip")
-    order = text_order(config, corpus)
-    if config.train == "head":
-        inputs, backbone, width = _cached(config, corpus, source, digests, order), None, sizes.clap.embedding
-    elif config.system == "passt":
-        inputs, backbone, width = _live_passt(config, corpus, source, sizes)
+
+def assemble(recipe: Recipe) -> Assembled:
+    """Raises ValueError where the corpus lacks what the training asks for (audio, for joint training)."""
+    corpus, source = corpus_of(recipe), checkpoint_of(recipe)
+    if recipe.train == "joint" and corpus.features is not None:
+        raise ValueError(f"{recipe.dataset} has embeddings but no audio: pass train='head', or unpack audio.zip")
+    order = text_order(corpus, recipe.shuffle_texts)
+    if recipe.train == "head":
+        audio, text = embeddings(corpus, source, recipe.seed, recipe.profile, str(_cache(recipe)), recipe.device)
+        arrays = (audio, text[order], corpus.presence[order])
+        inputs = CachedInputs(*(torch.from_numpy(np.ascontiguousarray(a)).to(recipe.device) for a in arrays))
+        backbone, width = None, audio.shape[1]
+    elif recipe.system == "passt":
+        network = build_passt(recipe.sizes.passt, source, recipe.seed)
+        inputs = _live(recipe, corpus, recipe.sizes.passt.window_samples)
+        backbone, width = PasstBackbone(network), recipe.sizes.passt.dim
     else:
-        inputs, backbone, width = _live_clap(config, corpus, source, sizes, order)
+        clap = load_source(source, recipe.seed, recipe.sizes, recipe.device, recipe.precision)
+        tokens = [encoding.ids for encoding in clap.tokenizer.encode_batch(corpus.table["text"].iloc[order].tolist())]
+        inputs = _live(recipe, corpus, clap.config.audio.window_samples, tokens, corpus.presence[order])
+        backbone, width = ClapBackbone(clap.network), clap.config.embedding
+    if backbone is not None:
+        backbone.network.recompute_activations = recipe.activation_checkpointing
     with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
-        classifier = classifier_of(config, sizes, width)
-    return corpus, Model(backbone, classifier).to(config.device), inputs, digests
+        torch.manual_seed(recipe.seed)
+        classifier = classifier_of(recipe, width)
+    model = Model(backbone, classifier).to(recipe.device)
+    return Assembled(corpus, model, inputs, checkpoint_used(recipe, corpus))
 
 
-def digests_of(config: FinetuneConfig, corpus: Corpus) -> dict[str, str]:
-    """Digests of the data, the checkpoint and the code that a run of `config` depends on, as config.json records."""
-    source = checkpoint_of(config, profile(config.profile))
-    checkpoint = checkpoint_digest(source, config.seed) if corpus.features is None else SHIPPED
-    return {"data": corpus_digest(corpus), "checkpoint": checkpoint, "code": joined_digest(code_digests())}
+def checkpoint_used(recipe: Recipe, corpus: Corpus) -> str:
+    """Digest of the weights that the backbone starts from. Embeddings that the dataset ships come from a checkpoint of
+    their own, whatever `initialisation` names."""
+    return SHIPPED if corpus.features is not None else checkpoint_digest(checkpoint_of(recipe), recipe.seed)
 
 
-def joined_digest(digests: dict[str, str]) -> str:
-    """One digest of several by name."""
-    return hashlib.sha256(" ".join(f"{name} {digest}" for name, digest in digests.items()).encode()).hexdigest()
-
-
-def classifier_of(config: FinetuneConfig, sizes: Profile, width: int) -> torch.nn.Module:
-    """The untrained classifier of a resolved `config` on embeddings of `width` dimensions."""
-    if config.system == "passt":
+def classifier_of(recipe: Recipe, width: int) -> torch.nn.Module:
+    """The untrained classifier on embeddings of `width` dimensions."""
+    if recipe.system == "passt":
         return LinearClassifier(width)
-    if config.system == "text_aux":
-        return TextAuxClassifier(width, sizes.latent, config.dropout, config.text_at_inference)
-    return HafClassifier(width, sizes.latent, config.dropout, config.modality, config.fusion, config.gating)
+    if recipe.system == "text_aux":
+        return TextAuxClassifier(width, recipe.sizes.latent, recipe.dropout, recipe.text_at_inference)
+    return HafClassifier(width, recipe.sizes.latent, recipe.dropout, recipe.modality, recipe.fusion, recipe.gating)
 
 
-def text_order(config: FinetuneConfig, corpus: Corpus) -> np.ndarray:
+def text_order(corpus: Corpus, shuffled: bool) -> np.ndarray:
     """Whose text each row gets (N,): its own, unless texts are shuffled to plant an effect."""
     rows = np.arange(len(corpus.table))
-    return np.random.default_rng(0).permutation(rows) if config.shuffle_texts else rows
+    return np.random.default_rng(0).permutation(rows) if shuffled else rows
 
 
-def _cached(config, corpus: Corpus, source: str, digests: dict, order: np.ndarray) -> CachedInputs:
-    seed = config.seed if source == "random" else 0  # a checkpoint embeds the same for every seed: one copy in memory
-    audio, text = embeddings(corpus, source, seed, config.profile, _cache_file(config, digests), config.device)
-    on_device = [torch.from_numpy(np.ascontiguousarray(a)).to(config.device) for a in (audio, text[order])]
-    return CachedInputs(*on_device, torch.from_numpy(corpus.presence[order]).to(config.device))
+def _live(recipe: Recipe, corpus: Corpus, window: int, tokens: list | None = None, presence=None) -> LiveInputs:
+    """Inputs of a backbone that trains along; without tokens it reads no text."""
+    rows = len(corpus.table)
+    if tokens is None:
+        tokens, presence = [[0]] * rows, np.zeros(rows, np.float32)
+    return LiveInputs(corpus, window, tokens, presence, recipe.device, recipe.precision)
 
 
-def _cache_file(config: FinetuneConfig, digests: dict) -> str:
-    key = hashlib.sha256(" ".join([*digests.values(), config.profile]).encode()).hexdigest()[:16]
-    return str(Path(config.scratch or config.runs) / "embeddings" / f"{key}.npz")
+# Embeddings -----------------------------------------------------------------------------------------------------------
+
+
+def _cache(recipe: Recipe) -> Path:
+    return Path(recipe.scratch or recipe.runs) / "embeddings"
 
 
 @cache
 def embeddings(
-    corpus: Corpus, source: str, seed: int, profile_name: str, file: str, device: str = "cpu"
+    corpus: Corpus, source: str, seed: int, profile_name: str, folder: str, device: str = "cpu"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """CLAP's embeddings of every clip, audio (N, 512) and text (N, 512), float32: those that the dataset ships, or
-    computed once by the checkpoint `source` and kept in `file`.
+    """CLAP's embeddings of every clip, audio (N, E) and text (N, E), float32: those that the dataset ships, or computed
+    once by the checkpoint `source` and kept in `folder`, a file a dataset.
 
-    Long clips are heard through fixed windows, averaged; a missing text and an unreadable clip are zero.
+    Long clips are embedded through fixed windows, averaged; a missing text and an unreadable clip are zero.
     """
     if corpus.features is not None:
         audio, text = corpus.features
         return audio, text * corpus.presence[:, None]
-    if not Path(file).is_file():
-        clap = load_source(source, seed, profile(profile_name), device)
-        audio = np.zeros((len(corpus.table), clap.config.embedding), np.float32)
-        text = np.zeros_like(audio)
-        readable = np.flatnonzero(corpus.table["readable"])
-        audio[readable] = clap.embed_audio([corpus.samples(row) for row in readable])
-        present = np.flatnonzero(corpus.presence)
-        text[present] = clap.embed_text(corpus.table["text"].iloc[present].tolist())
-        atomic_write(file, lambda path: np.savez(path, audio=audio, text=text))
-    with np.load(file) as arrays:
-        return arrays["audio"], arrays["text"]
+    seed = seed if source == "random" else 0  # a checkpoint embeds the same for every seed: one copy in memory
+    clap, parts = None, []
+    for origin in corpus.table["origin"].unique():
+        rows = np.flatnonzero(corpus.table["origin"] == origin)
+        used = " ".join([checkpoint_digest(source, seed), profile_name, *code_digests("haf_utils.clap").values()])
+        key = hashlib.sha256(used.encode() + corpus.row_hashes[rows].tobytes()).hexdigest()[:16]
+        file = Path(folder) / f"{origin}-{key}.npz"
+        kept = _read(file, len(rows))
+        if kept is None:
+            clap = clap or load_source(source, seed, profile(profile_name), device)
+            kept = _embed(clap, corpus, rows)
+            atomic_write(file, lambda path, kept=kept: np.savez(path, audio=kept[0], text=kept[1]))
+        parts.append(kept)
+    audio, text = (np.concatenate(values) for values in zip(*parts, strict=True))
+    return audio, text
 
 
-def checkpoint_of(config: FinetuneConfig, sizes: Profile) -> str:
-    """What `initialisation` means: "random", a known name, or the path of a checkpoint or run folder that exists."""
-    source = config.initialisation
+def _embed(clap: Clap, corpus: Corpus, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    audio = np.zeros((len(rows), clap.config.embedding), np.float32)
+    text = np.zeros_like(audio)
+    readable = np.flatnonzero(corpus.table["readable"].to_numpy()[rows])
+    if len(readable):
+        audio[readable] = clap.embed_audio([corpus.samples(row) for row in rows[readable]])
+    present = np.flatnonzero(corpus.presence[rows])
+    if len(present):
+        text[present] = clap.embed_text(corpus.table["text"].iloc[rows[present]].tolist())
+    return audio, text
+
+
+def _read(file: Path, rows: int) -> tuple[np.ndarray, np.ndarray] | None:
+    """What is kept in `file`; None where there is nothing, or, said in a line, nothing that can be used."""
+    if not file.is_file():
+        return None
+    try:
+        with np.load(file, allow_pickle=False) as arrays:
+            audio, text = arrays["audio"], arrays["text"]
+        if not (len(audio) == len(text) == rows and np.isfinite(audio).all() and np.isfinite(text).all()):
+            raise ValueError("its arrays are not those of this dataset")
+    except Exception as error:  # a damaged archive raises whatever its bytes make of zipfile, zlib and numpy
+        line(f"{file.name} cannot be read ({error}): these embeddings are computed again")
+        return None
+    return audio, text
+
+
+# Checkpoints ----------------------------------------------------------------------------------------------------------
+
+
+def checkpoint_of(config: FinetuneConfig) -> str:
+    """What `initialisation` means: "random", a known name, or the path of a checkpoint or run folder that exists.
+
+    Paths are looked for as they are, in the repository and among the runs, where they are found again after runs and
+    checkpoints were moved together.
+    """
+    source, sizes = config.initialisation, profile(config.profile)
     if source == "pretrained":
         source = (sizes.passt_checkpoint or "random") if config.system == "passt" else sizes.checkpoint
-    for path in (Path(source), REPOSITORY / source):
+    if source == "random" or source in KNOWN:
+        return source
+    name = Path(source).expanduser()
+    for path in (name, REPOSITORY / source, Path(config.runs) / source, Path(config.runs) / name.name):
         if path.exists():
             return str(path.resolve())
     return source
@@ -152,18 +206,6 @@ def checkpoint_digest(source: str, seed: int) -> str:
         return f"{source}-{seed}" if source == "random" else source
     with open(file, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@cache
-def corpus_digest(corpus: Corpus) -> str:
-    """Digest of the ids, labels, texts and samples (or shipped embeddings) of all clips that a run depends on."""
-    columns = corpus.table[["sound_id", "label", "text", "uploader", "origin", "readable"]].astype(str)
-    digest = hashlib.sha256(columns.to_csv(index=False).encode())
-    for store in corpus.stores.values():
-        digest.update(store.index["crc"].to_numpy().tobytes())
-    for values in corpus.features or ():
-        digest.update(values.tobytes())
-    return digest.hexdigest()
 
 
 def tokenizer_of(sizes: Profile) -> Tokenizer:
@@ -189,28 +231,3 @@ def load_source(source: str, seed: int, sizes: Profile, device: str, precision: 
         network.to(device).eval()
         return clap
     return load_clap(source, device=device, precision=precision)
-
-
-def _live_passt(config, corpus: Corpus, source: str, sizes: Profile):
-    network = build_passt(sizes.passt, source, config.seed)
-    network.recompute_activations = config.activation_checkpointing
-    no_tokens = [[0]] * len(corpus.table)  # PaSST reads no text
-    inputs = LiveInputs(
-        corpus,
-        sizes.passt.window_samples,
-        no_tokens,
-        np.zeros(len(corpus.table), np.float32),
-        config.device,
-        config.precision,
-    )
-    return inputs, PasstBackbone(network), sizes.passt.dim
-
-
-def _live_clap(config, corpus: Corpus, source: str, sizes: Profile, order: np.ndarray):
-    clap = load_source(source, config.seed, sizes, config.device, config.precision)
-    clap.network.recompute_activations = config.activation_checkpointing
-    texts = corpus.table["text"].iloc[order].tolist()
-    tokens = [encoding.ids for encoding in clap.tokenizer.encode_batch(texts)]
-    window = clap.config.audio.window_samples
-    inputs = LiveInputs(corpus, window, tokens, corpus.presence[order], config.device, config.precision)
-    return inputs, ClapBackbone(clap.network), clap.config.embedding

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 import haf_utils
 
-__all__ = ["code_digests", "imported_digests"]
+__all__ = ["changed_files", "code_digests", "imported_digests"]
 
 _PACKAGE = Path(haf_utils.__file__).resolve().parent
 
@@ -26,6 +26,12 @@ def code_digests(module: str = "haf_utils.experiment.finetune") -> dict[str, str
     if file is None:
         raise ValueError(f"{module} is no module of this package")
     return _digests([file])
+
+
+def changed_files(known: Mapping[str, str], module: str = "haf_utils.experiment.finetune") -> tuple[str, ...]:
+    """Files in which the code that made something, as it was recorded, differs from today's."""
+    now = code_digests(module)
+    return tuple(sorted(name for name in known.keys() | now.keys() if known.get(name) != now.get(name)))
 
 
 def imported_digests(source: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from haf_utils.experiment.predict import Loaded, Recordings
+from haf_utils.experiment.predict import Recordings, TrainedModel
 from haf_utils.inputs import LiveInputs
 from haf_utils.model import Features
 
@@ -28,33 +28,33 @@ class Complexity:
     macs: int
 
 
-def complexity(model: Loaded) -> Complexity:
+def complexity(model: TrainedModel) -> Complexity:
     """Cost of a loaded model, measured on a real forward pass of one full window (and 77 tokens, if it reads text).
 
     Parameters are those that the logits have a gradient for: neither a text branch that only teaches in training nor
     the parts of a checkpoint that no embedding needs are counted. MACs are those of convolutions, matrix products and
     attention (half of what `torch.utils.flop_counter` counts as floating-point operations): the spectrogram's Fourier
-    transform, normalisations and activations are small beside them and left out. Five test-time views cost five times
-    the audio branch.
+    transform, normalisations and activations are small beside them and left out. With HAF_FAST=0 laion-clap's AudioSet
+    head counts too, since its forward computes it. Five test-time views cost five times the audio branch.
     """
-    system, config = model.system, model.config
-    device = next(system.parameters()).device
+    network, config = model.model, model.config
+    device = next(network.parameters()).device
     samples = np.random.default_rng(0).integers(-3000, 3000, model.window, dtype=np.int16)
     clip = Recordings(pd.DataFrame({"sound_id": ["one clip"], "text": ["words"]}), [samples])
     tokens = [[4] * (model.clap.config.tokens if model.reads_text else 1)]
     inputs = LiveInputs(clip, model.window, tokens, np.ones(1, np.float32), device, config.precision)
     batch = inputs.prepare(np.arange(1))
-    wanted = {parameter: parameter.requires_grad for parameter in system.parameters()}
+    wanted = {parameter: parameter.requires_grad for parameter in network.parameters()}
     for parameter in wanted:
         parameter.requires_grad_(True)
     try:
         with torch.enable_grad(), FlopCounterMode(display=False) as counter:
             if model.reads_text:
-                features = inputs.embed(system, batch)
+                features = inputs.embed(network, batch)
             else:
-                audio = inputs.embed_audio(system, batch)
+                audio = inputs.embed_audio(network, batch)
                 features = Features(audio, torch.zeros_like(audio), audio.new_ones(1))
-            logits = system.classifier(features).logits
+            logits = network.classifier(features).logits
         flops = counter.get_total_flops()
         gradients = torch.autograd.grad(logits.sum(), list(wanted), allow_unused=True)
     finally:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,33 +16,37 @@ from haf_utils.audio import prepare
 from haf_utils.captions import fsd50k_caption, nsynth_caption
 from haf_utils.clap import Clap, load_clap, save_clap
 from haf_utils.datasets import load_bsd, load_evaluation, load_fsd50k, load_nsynth, without
-from haf_utils.experiment.assembly import checkpoint_digest, checkpoint_of, joined_digest
-from haf_utils.experiment.code import code_digests
+from haf_utils.experiment.assembly import checkpoint_digest, checkpoint_of
+from haf_utils.experiment.code import changed_files, code_digests
 from haf_utils.experiment.workspace import Workspace, finetune_config
 from haf_utils.inputs import clip_generator
+from haf_utils.io.files import atomic_write, write_json
 from haf_utils.io.fingerprint import fingerprints, matches
+from haf_utils.io.progress import line
 from haf_utils.io.store import AudioStore, build_store
 from haf_utils.pretraining import caption_group, pretrain, retrieval_scores
 from haf_utils.profiles import Pretraining, profile
 
-__all__ = ["Captioned", "captioned", "continue_pretraining", "retrieval"]
+__all__ = ["CaptionedClips", "captioned", "continue_pretraining", "retrieval"]
 
 PHRASINGS = 3  # captions a clip, of which each epoch draws one; ours
+HEARD = "FSD50K clips heard in the evaluation set"
 NOTES = 20_000  # of NSynth's 289,205, drawn at random: its few timbres repeat, and decoding all takes 110 GB; ours
 
 
 @dataclass(frozen=True)
-class Captioned:
+class CaptionedClips:
     """training, held_out: sound_id, source, path, captions (list of str) a row; stores by source; removed: clips left
-    out, by reason."""
+    out, by reason; digest: of the clips before those of the evaluation set were removed, which may come later."""
 
     training: pd.DataFrame
     held_out: pd.DataFrame
     stores: dict[str, AudioStore]
     removed: dict[str, int]
+    digest: str
 
 
-def captioned(space: Workspace, seed: int = 0, notes: int = NOTES) -> Captioned:
+def captioned(space: Workspace, seed: int = 0, notes: int = NOTES) -> CaptionedClips:
     """FSD50K's and NSynth's clips in `space` with captions, without the clips that BSD is tested on.
 
     FSD50K's clips whose Freesound id is in BSD10k or BSD35k-CS go, and those whose audio fingerprint is in the
@@ -49,18 +55,19 @@ def captioned(space: Workspace, seed: int = 0, notes: int = NOTES) -> Captioned:
     """
     if not (space.fsd50k or space.nsynth):
         raise ValueError("continued pretraining needs FSD50K or NSynth: pass fsd50k= or nsynth=, their folders")
-    tables, removed = [], {}
+    tables, removed, digest = [], {}, hashlib.sha256()
     sizes = profile(space.profile)
     if space.fsd50k:
         table = load_fsd50k(space.fsd50k)
         known = [load_bsd(root) for root in (space.dataset, space.extra) if root]
         table, removed["FSD50K clips also in BSD"] = without(table, *known)
+        digest.update("\n".join(table["sound_id"].astype(str)).encode())
         if space.evaluation:
             there = table[table["path"].notna()]
             hidden = load_evaluation(space.evaluation)["path"].dropna()
             found = matches(fingerprints(there["path"]), fingerprints(hidden))
             heard = table["sound_id"].isin(there["sound_id"].iloc[found["a"]])
-            removed["FSD50K clips heard in the evaluation set"] = int(heard.sum())
+            removed[HEARD] = int(heard.sum())
             table = table[~heard]
         table["captions"] = [
             _phrasings(lambda rng, c=clip: fsd50k_caption(c.labels, c.title, c.tags, c.description, rng), seed, clip)
@@ -73,6 +80,7 @@ def captioned(space: Workspace, seed: int = 0, notes: int = NOTES) -> Captioned:
         if training.sum() > notes:
             chosen = np.random.default_rng(seed).permutation(np.flatnonzero(training))[:notes]
             table = pd.concat([table.iloc[np.sort(chosen)], table[~training][: notes // 10]])
+        digest.update("\n".join(table["sound_id"].astype(str)).encode())
         table["captions"] = [
             _phrasings(lambda rng, c=clip: nsynth_caption(c.record, rng), seed, clip) for clip in table.itertuples()
         ]
@@ -86,7 +94,8 @@ def captioned(space: Workspace, seed: int = 0, notes: int = NOTES) -> Captioned:
     joined = pd.concat(tables, ignore_index=True)[["sound_id", "source", "path", "captions", "held_out"]]
     joined = joined[[row.sound_id in stores[row.source] and len(row.captions) > 0 for row in joined.itertuples()]]
     held_out = joined["held_out"]
-    return Captioned(joined[~held_out].reset_index(drop=True), joined[held_out].reset_index(drop=True), stores, removed)
+    training, held = (joined[rows].reset_index(drop=True) for rows in (~held_out, held_out))
+    return CaptionedClips(training, held, stores, removed, digest.hexdigest())
 
 
 def _phrasings(make: Callable[[np.random.Generator], str], seed: int, clip) -> list[str]:
@@ -107,7 +116,7 @@ def retrieval(clap: Clap, clips: pd.DataFrame, stores: dict[str, AudioStore]) ->
 
 def continue_pretraining(
     space: Workspace,
-    data: Captioned,
+    data: CaptionedClips,
     name: str,
     sources: tuple[str, ...],
     settings: Pretraining,
@@ -116,17 +125,37 @@ def continue_pretraining(
 ) -> tuple[Clap, pd.DataFrame]:
     """Continue the profile's checkpoint on the captions of `sources` -> the CLAP and its history, a row an epoch.
 
-    Leaves a checkpoint folder `<runs>/<name>`, which `initialisation` of a run takes. Called again, it goes on from
-    the last finished epoch, and does nothing where all are; another start, other settings or other code begin anew.
+    Leaves a checkpoint folder `<runs>/<name>`, which `initialisation` of a run takes. Called again, it goes on from the
+    last finished epoch, under the code that began it; a finished checkpoint is used as it is, and its other code named.
+    A checkpoint of another start, other clips or settings is kept beside it, as `<name>~<digest>`.
     """
-    start = checkpoint_of(finetune_config(space), profile(space.profile))
+    start = checkpoint_of(finetune_config(space))
     clap = load_clap(start, device=space.device, precision=precision)
+    folder, module = Path(space.runs) / name, "haf_utils.experiment.continued"
+    identity = {
+        "start": checkpoint_digest(start, seed),
+        "clips": data.digest,
+        "sources": sorted(sources),
+        "settings": dataclasses.asdict(settings),
+        "seed": seed,
+    }
+    known = _record(folder)
+    if known and known["identity"] == identity:
+        if changed := changed_files(known["code"], module):
+            line(f"{name}: made by other code: {', '.join(changed)}")
+        late = data.removed.get(HEARD, 0) if not known["evaluation"] else 0
+        if late:
+            line(f"{name}: trained before the evaluation set was there, on {late} clips that are in it")
+        clap = load_clap(folder, device=space.device, precision=precision)
+        return clap, pd.read_csv(folder / "history.csv")
+    if known or (folder / "model.safetensors").is_file():
+        kept = folder.with_name(f"{name}~{hashlib.sha256(json.dumps(known).encode()).hexdigest()[:6]}")
+        folder.rename(kept)
+        line(f"{name}: a checkpoint of another start, other clips or settings is kept as {kept.name}")
     table = data.training[data.training["source"].isin(sources)].reset_index(drop=True)
     clips = data.held_out[data.held_out["source"].isin(sources)]
-    folder = Path(space.runs) / name
-    # A state belongs to its start, its settings and the code: others have folders of their own.
-    code = joined_digest(code_digests("haf_utils.experiment.continued"))
-    key = f"{checkpoint_digest(start, seed)[:8]}-{code[:8]}-{_short(dataclasses.astuple(settings))}-s{seed}"
+    code = code_digests(module)
+    key = hashlib.sha256(json.dumps([identity, code], sort_keys=True).encode()).hexdigest()[:12]
     history = pretrain(
         clap,
         table,
@@ -137,8 +166,13 @@ def continue_pretraining(
         evaluate=lambda current: retrieval(current, clips, data.stores) if len(clips) else {},
     )
     save_clap(clap.network, clap.tokenizer, folder)
+    atomic_write(folder / "history.csv", lambda path: history.to_csv(path, index=False))
+    record = {"identity": identity, "evaluation": bool(space.evaluation), "code": code}
+    write_json(folder / "pretraining.json", record)  # last: it marks the checkpoint as finished
     return clap, history
 
 
-def _short(values: tuple) -> str:
-    return "-".join(f"{value:g}" for value in values)
+def _record(folder: Path) -> dict:
+    """What a finished checkpoint was made of; empty where there is none, or one of the first version."""
+    file = folder / "pretraining.json"
+    return json.loads(file.read_text("utf-8")) if file.is_file() else {}

@@ -18,10 +18,11 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 
-from haf_utils.config import FinetuneConfig, default_name, resolve
+from haf_utils.config import FinetuneConfig, Recipe, resolve
 from haf_utils.controls import metadata_classifier
 from haf_utils.corpus import Corpus
 from haf_utils.experiment.assembly import assemble, checkpoint_of, load_source, text_order
+from haf_utils.experiment.finetune import SCORED, add_evaluation, close_run, open_run, rows_of, unpredicted
 from haf_utils.hatr import train_hatr
 from haf_utils.inference import predict
 from haf_utils.inputs import CachedInputs
@@ -29,7 +30,6 @@ from haf_utils.model import Model
 from haf_utils.profiles import profile
 from haf_utils.runs import Predictions
 from haf_utils.taxonomy import CLASSES
-from haf_utils.training import SCORED, close_run, open_run
 
 __all__ = ["CONTROLS", "neighbour_posteriors", "run_control"]
 
@@ -53,10 +53,10 @@ _USED = (
 
 
 @dataclass(frozen=True)
-class Material:
+class ControlData:
     """What a control may look at. rows: of the corpus by part; texts (N,) and inputs: of every row of the corpus."""
 
-    config: FinetuneConfig
+    config: Recipe
     corpus: Corpus
     inputs: CachedInputs
     rows: dict[str, np.ndarray]
@@ -81,21 +81,21 @@ def run_control(config: FinetuneConfig, kind: str, quiet: bool = False) -> Path:
     if kind == "hatr":
         used["epochs"] = config.epochs if config.epochs is not None else profile(config.profile).hatr_epochs
     named = FinetuneConfig(**used | {"epochs": config.epochs if kind == "hatr" else None})
-    name = config.name or default_name(named).replace("haf-head", f"control-{kind}", 1)
+    name = config.name or resolve(named).name.replace("haf-head", f"control-{kind}", 1)
     own = resolve(FinetuneConfig(**used | {"name": name, "modality": CONTROLS[kind], "tta_views": 0}))
 
-    corpus, _, inputs, digests = assemble(own)
+    corpus, _, inputs, checkpoint = assemble(own)
     if kind == "zero-shot" and corpus.features is not None:
         raise ValueError(
             f"{own.dataset} ships embeddings but not the CLAP that made them, and zero-shot needs its text branch"
         )
     own = dataclasses.replace(own, system=f"control-{kind}")  # so that nobody takes it for a run of HAF-CLAP
-    rows = open_run(own, corpus, digests, quiet)
-    folder = Path(own.runs) / name
-    if rows is None:
-        return folder
-    texts = corpus.table["text"].to_numpy()[text_order(own, corpus)]
-    material = Material(own, corpus, inputs, rows, texts)
+    rows = rows_of(own, corpus)
+    place = open_run(own, corpus, rows, checkpoint, quiet)
+    if place.finished and not len(unpredicted(place.folder, corpus, rows["evaluation"])):
+        return place.folder
+    texts = corpus.table["text"].to_numpy()[text_order(corpus, own.shuffle_texts)]
+    data = ControlData(own, corpus, inputs, rows, texts)
     started = time.monotonic()
     if kind == "hatr":
         model, history = train_hatr(
@@ -110,21 +110,24 @@ def run_control(config: FinetuneConfig, kind: str, quiet: bool = False) -> Path:
         }
     else:
         model, history = None, pd.DataFrame(columns=["epoch", "loss"])
-        predictions = _predictions(material, _FITS[kind](material), CONTROLS[kind])
-    close_run(folder, corpus.labels[rows["train"]], history, predictions, model, started)
-    return folder
+        predictions = _predictions(data, _FITS[kind](data), CONTROLS[kind])
+    if place.finished:  # seconds of work, so that nothing needs to be kept of a control to predict other clips
+        add_evaluation(place.folder, predictions["evaluation"])
+    else:
+        close_run(place.folder, corpus.labels[rows["train"]], history, predictions, model, started)
+    return place.folder
 
 
-def _predictions(material: Material, posteriors: Callable, modality: str) -> dict[str, Predictions]:
+def _predictions(data: ControlData, posteriors: Callable, modality: str) -> dict[str, Predictions]:
     """`posteriors(rows) -> (R, 23)` of every scored part. Weights of a control that does not fuse are NaN."""
     weights = {"audio": (1.0, 0.0), "text": (0.0, 1.0), "both": (np.nan, np.nan)}[modality]
-    ids, result = material.corpus.table["sound_id"].to_numpy().astype(str), {}
+    ids, result = data.corpus.table["sound_id"].to_numpy().astype(str), {}
     for part in SCORED:
-        rows = material.rows[part]
+        rows = data.rows[part]
         if len(rows):
             found = posteriors(rows)
             share = np.tile(weights, (len(rows), 1))
-            result[part] = Predictions(ids[rows], material.labels[rows], found[None], found, share)
+            result[part] = Predictions(ids[rows], data.labels[rows], found[None], found, share)
     return result
 
 
@@ -135,18 +138,17 @@ def _spread(probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return result
 
 
-def _vectors(material: Material, modality: str) -> np.ndarray:
+def _vectors(data: ControlData, modality: str) -> np.ndarray:
     """What scikit-learn reads of each clip: the audio embedding, and for "both" the text's and whether there is one."""
-    inputs = material.inputs
+    inputs = data.inputs
     parts = [inputs.audio] if modality == "audio" else [inputs.audio, inputs.text, inputs.presence[:, None]]
     return torch.cat(parts, dim=1).cpu().numpy()
 
 
-def _zero_shot(material: Material) -> Callable:
-    config = material.config
-    sizes = profile(config.profile)
-    clap = load_source(checkpoint_of(config, sizes), config.seed, sizes, config.device)
-    audio = material.inputs.audio.cpu().numpy()
+def _zero_shot(data: ControlData) -> Callable:
+    config = data.config
+    clap = load_source(checkpoint_of(config), config.seed, config.sizes, config.device)
+    audio = data.inputs.audio.cpu().numpy()
     return lambda rows: clap.zero_shot(audio[rows])
 
 
@@ -157,30 +159,30 @@ def neighbour_posteriors(train: np.ndarray, labels: np.ndarray, test: np.ndarray
     return _spread(model.predict_proba(test), model.classes_)
 
 
-def _neighbours(material: Material) -> Callable:
-    vectors, train = _vectors(material, "both"), material.rows["train"]
-    return lambda rows: neighbour_posteriors(vectors[train], material.labels[train], vectors[rows])
+def _neighbours(data: ControlData) -> Callable:
+    vectors, train = _vectors(data, "both"), data.rows["train"]
+    return lambda rows: neighbour_posteriors(vectors[train], data.labels[train], vectors[rows])
 
 
-def _linear(material: Material) -> Callable:
+def _linear(data: ControlData) -> Callable:
     """Multinomial logistic regression, its strength chosen by the cross-entropy of the validation clips."""
-    vectors = _vectors(material, material.config.modality)
-    train, validation = material.rows["train"], material.rows["validation"]
+    vectors = _vectors(data, data.config.modality)
+    train, validation = data.rows["train"], data.rows["validation"]
     best, lowest = None, np.inf
     for strength in STRENGTHS:
-        model = LogisticRegression(C=strength, max_iter=1000).fit(vectors[train], material.labels[train])
+        model = LogisticRegression(C=strength, max_iter=1000).fit(vectors[train], data.labels[train])
         found = _spread(model.predict_proba(vectors[validation]), model.classes_)
         # A class that training lacks has a posterior of 0: the same penalty for every strength.
-        loss = -np.log(found[np.arange(len(validation)), material.labels[validation]].clip(1e-12)).mean()
+        loss = -np.log(found[np.arange(len(validation)), data.labels[validation]].clip(1e-12)).mean()
         if loss < lowest:
             best, lowest = model, loss
     return lambda rows: _spread(best.predict_proba(vectors[rows]), best.classes_)
 
 
-def _metadata(material: Material) -> Callable:
-    train = material.rows["train"]
-    model = metadata_classifier().fit(material.texts[train].tolist(), material.labels[train])
-    return lambda rows: model.predict_proba(material.texts[rows].tolist())
+def _metadata(data: ControlData) -> Callable:
+    train = data.rows["train"]
+    model = metadata_classifier().fit(data.texts[train].tolist(), data.labels[train])
+    return lambda rows: model.predict_proba(data.texts[rows].tolist())
 
 
 _FITS = {

@@ -40,7 +40,7 @@ __all__ = [
 ]
 
 # Every member: the fields of `FinetuneConfig` in which it differs from the report's recipe (630k, hierarchical
-# smoothing, mixup). An initialisation that is the name of a folder is looked for among the runs (notebook 03).
+# smoothing, mixup, BSD35k-CS at full weight). An initialisation that is the name of a folder is one of the runs'.
 MEMBERS: dict[str, dict] = {
     "smoothing": {"mixup": False},
     "smoothing + mixup": {},
@@ -81,7 +81,7 @@ def member_configs(
     train = (train or TRAIN[space.profile]) if has_audio else "head"
     configs, absent = {}, {}
     for name, fields in MEMBERS.items():
-        choices = {"train": train, "seed": seed + (name == "another seed"), "fold": fold} | fields
+        choices = {"train": train, "seed": seed + (name == "another seed"), "fold": fold, "extra_weight": 1.0} | fields
         if fields.get("system") == "passt" and profile(space.profile).passt_checkpoint is None:
             choices |= FROM_SCRATCH
         checkpoint = Path(space.runs) / choices.get("initialisation", "")
@@ -92,7 +92,6 @@ def member_configs(
         elif fields.get("system") == "passt" and not has_audio:
             absent[name] = "it hears waveforms, and this dataset has embeddings alone"
         else:
-            choices |= {"initialisation": str(checkpoint)} if "initialisation" in fields else {}
             configs[name] = finetune_config(space, **choices)
     return configs, absent
 
@@ -103,11 +102,12 @@ def train_members(configs: Mapping[str, FinetuneConfig], workers: int | None = N
     Raises RunError that names the runs that failed.
     """
     networks = {name: resolve(config) for name, config in configs.items() if name != "metadata"}
-    long_first = sorted(networks.values(), key=lambda config: config.train != "joint")
+    names = sorted(networks, key=lambda name: networks[name].train != "joint")  # the long ones first
+    long_first = [networks[name] for name in names]
     outcome = sweep(long_first, workers, retry_failed=True, quiet=headless())  # its lines would stay in the notebook
     if outcome.failed or outcome.absent:
         raise RunError(str(outcome))
-    folders = {name: Path(config.runs) / config.name for name, config in networks.items()}
+    folders = dict(zip(names, outcome.folders, strict=True))
     return folders | {name: run_control(configs[name], "metadata", quiet=True) for name in configs.keys() - networks}
 
 

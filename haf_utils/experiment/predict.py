@@ -6,17 +6,18 @@ that its head was trained on.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from safetensors.torch import load_file
+
 from haf_utils.audio import AudioError, prepare
 from haf_utils.captions import freesound_text
-from haf_utils.clap import Clap
-from haf_utils.config import FinetuneConfig, check
+from haf_utils.clap import KNOWN, Clap
+from haf_utils.config import Recipe, resolve
 from haf_utils.datasets import EXTENSIONS, read_csv
 from haf_utils.experiment.assembly import (
     SHIPPED,
@@ -26,42 +27,51 @@ from haf_utils.experiment.assembly import (
     classifier_of,
     load_source,
 )
+from haf_utils.experiment.finetune import config_of, rows_of
+from haf_utils.experiment.workspace import Workspace
 from haf_utils.inference import average_probabilities, predict
 from haf_utils.inputs import LiveInputs
 from haf_utils.io.decoding import decoded
+from haf_utils.io.files import walk
 from haf_utils.io.progress import bar
 from haf_utils.model import ClapBackbone, Model, PasstBackbone
 from haf_utils.passt import build_passt
-from haf_utils.profiles import profile
 from haf_utils.runs import Predictions, Run, RunError, load_run
 from haf_utils.taxonomy import CLASSES, NAMES
-from safetensors.torch import load_file
 
-__all__ = ["Loaded", "classify_files", "describe", "find_recordings", "load_system", "predict_again", "read_texts"]
+__all__ = [
+    "TrainedModel",
+    "classify_files",
+    "describe",
+    "find_recordings",
+    "load_system",
+    "predict_again",
+    "read_texts",
+]
 
 _CHUNK = 64  # recordings decoded at a time: bounds memory
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """A trained model ready to hear recordings: system (in eval mode, with its backbone); clap (its tokenizer; None for
-    PaSST, which reads no text); what it hears at once, `window` samples at `sample_rate` Hz; config of its run."""
+class TrainedModel:
+    """A trained model ready for recordings: model (in eval mode, with its backbone); clap (its tokenizer; None for
+    PaSST, which reads no text); what it reads at once, `window` samples at `sample_rate` Hz; config of its run."""
 
     name: str
-    system: Model
+    model: Model
     clap: Clap | None
     window: int
     sample_rate: int
-    config: FinetuneConfig
+    config: Recipe
 
     @property
     def reads_text(self) -> bool:
-        """Whether a text can change what it says."""
+        """Whether a text can change what it predicts."""
         c = self.config
         return c.system == "haf" and c.modality != "audio" or c.system == "text_aux" and c.text_at_inference
 
 
-def load_system(run: Run | Path | str, device: str = "cpu") -> Loaded:
+def load_system(run: Run | Path | str, device: str = "cpu") -> TrainedModel:
     """The trained model of a run folder, on `device`.
 
     Raises RunError if the folder is no finished run, was trained on embeddings that a dataset ships, or its head on a
@@ -71,37 +81,41 @@ def load_system(run: Run | Path | str, device: str = "cpu") -> Loaded:
     weights = run.folder / "model.safetensors"
     if not weights.is_file():
         raise RunError(f"{run.folder} has no model.safetensors: this run cannot classify new recordings")
-    fields = {field.name for field in dataclasses.fields(FinetuneConfig)}
-    config = FinetuneConfig(**{k: v for k, v in run.config["config"].items() if k in fields} | {"device": device})
-    check(config)
-    sizes, state, clap = profile(config.profile), load_file(weights), None
+    config = config_of(run, device=device)
+    if config.system.startswith("control-"):
+        raise RunError(f"{run.folder} is a control, and controls cannot be loaded: name runs of HAF-CLAP")
+    recipe = resolve(config)
+    sizes, state, clap = recipe.sizes, load_file(weights), None
     source = str(run.folder)
-    if config.train == "head":
-        source = checkpoint_of(config, sizes)
+    if recipe.train == "head":
+        source = checkpoint_of(recipe)
         recorded = run.config["digests"]["checkpoint"]
         if recorded == SHIPPED:
             raise RunError(
                 f"{run.folder} was trained on the embeddings that its dataset ships, so there is no backbone to embed "
                 "recordings with: train on audio"
             )
-        if recorded != checkpoint_digest(source, config.seed):
+        if source != "random" and source not in KNOWN and not Path(source).exists():
+            raise RunError(
+                f"{run.folder} has a head on the checkpoint {recipe.initialisation}, which is not there: put it back, "
+                f"or into {run.folder.parent}"
+            )
+        if recorded != checkpoint_digest(source, recipe.seed):
             raise RunError(f"{run.folder} was trained on another checkpoint than {source} is now: train it again")
-    if config.system == "passt":
+    if recipe.system == "passt":
         backbone, width, audio = PasstBackbone(build_passt(sizes.passt, source)), sizes.passt.dim, sizes.passt
     else:
-        clap = load_source(source, config.seed, sizes, device, config.precision)
+        clap = load_source(source, recipe.seed, sizes, device, recipe.precision)
         backbone, width, audio = ClapBackbone(clap.network), clap.config.embedding, clap.config.audio
-    classifier = classifier_of(config, sizes, width)
+    classifier = classifier_of(recipe, width)
     prefix = "classifier."
     own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     try:
         classifier.load_state_dict(own)
     except RuntimeError as error:
-        raise RunError(
-            f"{run.folder} does not hold the classifier of its configuration: controls cannot be loaded"
-        ) from error
-    system = Model(backbone, classifier).to(device).eval()
-    return Loaded(run.name, system, clap, audio.window_samples, audio.sample_rate, config)
+        raise RunError(f"{weights} does not hold the classifier of its configuration ({error})") from error
+    model = Model(backbone, classifier).to(device).eval()
+    return TrainedModel(run.name, model, clap, audio.window_samples, audio.sample_rate, recipe)
 
 
 @dataclass(frozen=True)
@@ -115,7 +129,9 @@ class Recordings:
         return self.decoded[row]
 
 
-def hear(model: Loaded, recordings: Recordings, views: int = 0, seed: int = 0, batch: int = 32) -> Predictions:
+def predict_all(
+    model: TrainedModel, recordings: Recordings, views: int = 0, seed: int = 0, batch: int = 32
+) -> Predictions:
     """Predictions of decoded recordings: of fixed windows, and of `views` random views."""
     texts = recordings.table["text"].tolist()
     presence = np.array([text != "" for text in texts], np.float32)
@@ -123,10 +139,10 @@ def hear(model: Loaded, recordings: Recordings, views: int = 0, seed: int = 0, b
         tokens, presence = [[0]] * len(texts), np.zeros_like(presence)
     else:
         tokens = [encoding.ids for encoding in model.clap.tokenizer.encode_batch(texts)]
-    device = next(model.system.parameters()).device
+    device = next(model.model.parameters()).device
     inputs = LiveInputs(recordings, model.window, tokens, presence, device, model.config.precision)
     return predict(
-        model.system,
+        model.model,
         inputs,
         np.arange(len(texts)),
         recordings.table["sound_id"].to_numpy(),
@@ -138,22 +154,23 @@ def hear(model: Loaded, recordings: Recordings, views: int = 0, seed: int = 0, b
     )
 
 
-def predict_again(run: Run, part: str, views: int) -> Predictions:
-    """What a trained run says of its own clips of `part` in any number of views; the first are those it recorded.
+def predict_again(run: Run, part: str, views: int, space: Workspace) -> Predictions:
+    """Predictions of a trained run on its own clips of `part` in any number of views; the first are those it recorded.
 
-    The dataset must be where it was.
+    space: where the datasets are now.
     """
-    config = FinetuneConfig(**run.config["config"])
-    corpus, system, inputs, _ = assemble(config)
-    system.load_state_dict(load_file(run.folder / "model.safetensors"))
-    rows = np.flatnonzero(corpus.parts(config.split, config.fold) == part)
+    names = ("dataset", "extra", "evaluation", "scratch", "device")
+    recipe = resolve(config_of(run, **{name: getattr(space, name) for name in names}))
+    corpus, model, inputs, _ = assemble(recipe)
+    model.load_state_dict(load_file(run.folder / "model.safetensors"))
+    rows = rows_of(recipe, corpus)[part]
     ids = corpus.table["sound_id"].to_numpy().astype(str)[rows]
-    options = {"deviation": config.feature_noise, "seed": config.seed, "batch": config.batch}
-    return predict(system, inputs, rows, ids, corpus.labels[rows], views=views, **options)
+    options = {"deviation": recipe.feature_noise, "seed": recipe.seed, "batch": recipe.batch}
+    return predict(model, inputs, rows, ids, corpus.labels[rows], views=views, **options)
 
 
 def classify_files(
-    models: Sequence[Loaded],
+    models: Sequence[TrainedModel],
     paths: Sequence[Path | str],
     texts: Mapping[str, str] | None = None,
     weights=None,
@@ -179,7 +196,9 @@ def classify_files(
             said = np.full((len(chunk), len(CLASSES)), np.nan)
             if fine:
                 each = [
-                    hear(model, Recordings(table, [decoded[p][model.sample_rate] for p in fine]), views).probabilities
+                    predict_all(
+                        model, Recordings(table, [decoded[p][model.sample_rate] for p in fine]), views
+                    ).probabilities
                     for model in models
                 ]
                 said[fine] = average_probabilities(each, weights)
@@ -220,7 +239,7 @@ def find_recordings(given: Sequence[Path | str]) -> list[Path]:
     found: list[Path] = []
     for path in map(Path, given):
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
+            inside = sorted(file for file in walk(path) if file.suffix.lower() in EXTENSIONS)
             if not inside:
                 raise ValueError(f"{path} holds no sound file ({', '.join(EXTENSIONS)})")
             found += inside

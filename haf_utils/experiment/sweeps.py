@@ -22,16 +22,15 @@ from pathlib import Path
 
 import submitit
 import torch
-from haf_utils.config import FinetuneConfig
-from haf_utils.experiment.assembly import corpus_of, digests_of
+from submitit.helpers import environment_variables
+
+from haf_utils.config import FinetuneConfig, Recipe
+from haf_utils.experiment.finetune import find
 from haf_utils.experiment.grids import unique
-from haf_utils.experiment.worker import Worker
+from haf_utils.experiment.worker import Worker, error_file
 from haf_utils.io.decoding import cores
 from haf_utils.io.files import atomic_write
 from haf_utils.io.progress import bar, line
-from haf_utils.runs import finished
-from haf_utils.training import recorded
-from submitit.helpers import environment_variables
 
 __all__ = ["Outcome", "Slurm", "sweep"]
 
@@ -79,49 +78,42 @@ def sweep(
     slurm: Slurm | None = None,
     retry_failed: bool = False,
     quiet: bool = False,
+    retrain: bool = False,
 ) -> Outcome:
     """Do every run of `configs` that is not finished yet, in `workers` processes here, or on a cluster as `slurm` says.
 
     workers: None for one a core, or one a GPU. A run that raises is reported and does not stop the others; nor does a
     worker that is killed. Runs that failed before are reported again, unless `retry_failed`. An interrupt (Ctrl-C)
     ends all workers and jobs; the same call goes on from there.
-    On a cluster, whether the data changed since a run finished is not looked at: that would decode them here.
-    Raises ValueError or TypeError for wrong parameters, RunError where other runs have taken the names: before
-    anything starts.
+    `retrain`: train again, beside them, the runs that other code made. On a cluster, whether the data changed since a
+    run finished is not looked at: that would decode them here.
+    Raises ValueError or TypeError for wrong parameters, before anything starts.
     """
-    configs = unique(configs)
-    skipped, failed, pending, absent = [], {}, [], []
-    for config in configs:
-        folder = Path(config.runs) / config.name
-        if _finished_before(config, look_at_data=slurm is None):
-            skipped.append(config.name)
-        elif (folder / "error.txt").is_file() and not retry_failed:
-            failed[config.name] = (folder / "error.txt").read_text("utf-8")
+    recipes = unique(configs)
+    folders: dict[str, Path] = {}
+    skipped, failed, pending = [], {}, []
+    for recipe in recipes:
+        place = find(recipe, retrain, look_at_data=slurm is None)
+        if place is not None:
+            folders[recipe.name] = place.folder
+            skipped.append(recipe.name)
+            if place.other_code:
+                line(f"{place.folder.name}: made by other code: {', '.join(place.other_code)}", quiet)
+        elif error_file(recipe).is_file() and not retry_failed:
+            failed[recipe.name] = error_file(recipe).read_text("utf-8")
         else:
-            pending.append(config)
-    done = set(skipped)
-    if pending:
-        marks = _carry_out(pending, workers, slurm, quiet)
-        done |= marks["done"]
-        for config in pending:
-            if config.name in marks["failed"]:
-                failed[config.name] = (Path(config.runs) / config.name / "error.txt").read_text("utf-8")
-            elif config.name not in marks["done"]:
-                absent.append(config.name)
-    folders = [Path(config.runs) / config.name for config in configs if config.name in done]
-    return Outcome(folders, skipped, failed, absent)
+            pending.append(recipe)
+    marks = _carry_out(pending, workers, slurm, retrain, quiet) if pending else {"done": {}, "failed": set()}
+    folders |= marks["done"]
+    failed |= {
+        recipe.name: error_file(recipe).read_text("utf-8") for recipe in pending if recipe.name in marks["failed"]
+    }
+    absent = [recipe.name for recipe in pending if recipe.name not in folders and recipe.name not in failed]
+    return Outcome([folders[recipe.name] for recipe in recipes if recipe.name in folders], skipped, failed, absent)
 
 
-def _finished_before(config: FinetuneConfig, look_at_data: bool) -> bool:
-    """Whether this run is there, finished, on the data as they are. RunError where its name is taken by another."""
-    known, folder = recorded(config), Path(config.runs) / config.name
-    if known is None or not finished(folder) or not look_at_data:
-        return known is not None and finished(folder)
-    return known == digests_of(config, corpus_of(config))
-
-
-def _carry_out(pending, workers, slurm, quiet) -> dict[str, set[str]]:
-    """Start the workers, wait for them, end them; names of the runs by how they ended ("done", "failed")."""
+def _carry_out(pending: Sequence[Recipe], workers, slurm: Slurm | None, retrain: bool, quiet: bool) -> dict:
+    """Start the workers, wait for them, end them -> "done": folders by name, "failed": names."""
     root = Path(pending[0].runs) / "sweeps"
     root.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix="sweep-", dir=root))
@@ -129,7 +121,7 @@ def _carry_out(pending, workers, slurm, quiet) -> dict[str, set[str]]:
     jobs = []
     try:
         start = _start_locally if slurm is None else _start_on_cluster
-        jobs = start(pending, folder, workers, slurm)
+        jobs = start(pending, folder, workers, slurm, retrain)
         marks = _watch(jobs, pending, folder, slurm, quiet)
     finally:
         (folder / "watched").unlink()  # local workers end when they miss it
@@ -142,20 +134,20 @@ def _carry_out(pending, workers, slurm, quiet) -> dict[str, set[str]]:
     return marks
 
 
-def _start_locally(pending, folder: Path, workers, slurm) -> list[submitit.Job]:
+def _start_locally(pending, folder: Path, workers, slurm, retrain: bool) -> list[submitit.Job]:
     on_gpu = any(torch.device(config.device).type == "cuda" for config in pending)
     number = min(workers or (torch.cuda.device_count() if on_gpu else cores()), len(pending))
     threads = max(1, cores() // number)
     executor = submitit.LocalExecutor(folder / "logs")
     executor.update_parameters(timeout_min=60 * 24 * 365)  # nobody waits for a local worker but its owner
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    worker = Worker(tuple(pending), str(folder), threads, launcher=os.getpid(), visible=visible)
+    worker = Worker(tuple(pending), str(folder), threads, retrain, launcher=os.getpid(), visible=visible)
     memory = {name: os.environ.get(name, value) for name, value in _MEMORY.items()}
     with environment_variables(OMP_NUM_THREADS=str(threads), HAF_PROGRESS="lines", **memory):
         return [executor.submit(dataclasses.replace(worker, gpu=place)) for place in range(number)]
 
 
-def _start_on_cluster(pending, folder: Path, workers, slurm: Slurm) -> list[submitit.Job]:
+def _start_on_cluster(pending, folder: Path, workers, slurm: Slurm, retrain: bool) -> list[submitit.Job]:
     executor = submitit.SlurmExecutor(folder / "logs", max_num_timeout=1000)
     settings = {"partition": slurm.partition, "account": slurm.account, "gres": slurm.gres, "mem": slurm.memory}
     executor.update_parameters(
@@ -171,7 +163,7 @@ def _start_on_cluster(pending, folder: Path, workers, slurm: Slurm) -> list[subm
     )
     chunks = [pending[start : start + slurm.runs_per_job] for start in range(0, len(pending), slurm.runs_per_job)]
     with executor.batch():
-        jobs = [executor.submit(Worker(tuple(chunk), str(folder), slurm.cpus)) for chunk in chunks]
+        jobs = [executor.submit(Worker(tuple(chunk), str(folder), slurm.cpus, retrain)) for chunk in chunks]
     return jobs
 
 
@@ -188,7 +180,7 @@ def _alive(jobs, folder: Path, slurm: Slurm | None) -> bool:
     return bool(answer.stdout.strip()) or answer.returncode != 0  # a scheduler that does not answer is asked again
 
 
-def _watch(jobs, pending, folder: Path, slurm: Slurm | None, quiet: bool) -> dict[str, set[str]]:
+def _watch(jobs, pending, folder: Path, slurm: Slurm | None, quiet: bool) -> dict:
     """Count what the workers mark until all is done or no worker is left; then write down what died with one."""
     names = {config.name for config in pending}
     marks: dict[str, set[str]] = {"done": set(), "failed": set(), "claimed": set()}
@@ -210,11 +202,10 @@ def _watch(jobs, pending, folder: Path, slurm: Slurm | None, quiet: bool) -> dic
     for config in pending:
         if config.name in marks["claimed"] - marks["done"] - marks["failed"]:
             text = f"The worker that did this run was killed (out of memory?); its log is in {folder / 'logs'}\n"
-            atomic_write(
-                Path(config.runs) / config.name / "error.txt", lambda path, text=text: path.write_text(text, "utf-8")
-            )
+            atomic_write(error_file(config), lambda path, text=text: path.write_text(text, "utf-8"))
             marks["failed"].add(config.name)
-    return marks
+    folders = {name: Path((folder / f"{name}.done").read_text("utf-8")) for name in marks["done"]}
+    return {"done": folders, "failed": marks["failed"]}
 
 
 def _wait(jobs, folder: Path, slurm: Slurm | None, seconds: float = 15.0) -> None:

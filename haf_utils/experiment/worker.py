@@ -4,8 +4,8 @@ Workers and the sweep that started them talk through files in the sweep's folder
 two processes and between two machines of a cluster. For a run called NAME:
 
     NAME.claimed    a worker took it
-    NAME.done       it finished
-    NAME.failed     it raised; the traceback stands in <runs>/NAME/error.txt
+    NAME.done       it finished; the path of its folder
+    NAME.failed     it raised; the traceback stands in <runs>/errors/NAME.txt
     watched         is there as long as somebody waits for local workers: without it they end
 """
 
@@ -27,24 +27,25 @@ from submitit.helpers import DelayedSubmission
 
 from haf_utils.config import FinetuneConfig, resolve
 from haf_utils.experiment.assembly import assemble
+from haf_utils.experiment.finetune import finetune
 from haf_utils.io.files import atomic_write
-from haf_utils.training import finetune
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "error_file"]
 
 
 @dataclass(frozen=True)
 class Worker:
     """Calls `finetune` for one of `configs` after the other, leaving out those that another worker has claimed.
 
-    folder: the sweep's; threads: torch's; launcher: process id of the sweep that this worker must not outlive (None on
-    a cluster, where the scheduler sees to that); gpu: which GPU a run on "cuda" gets; visible: the launcher's
-    CUDA_VISIBLE_DEVICES.
+    folder: the sweep's; threads: torch's; retrain: beside runs of other code; launcher: process id of the sweep that
+    this worker must not outlive (None on a cluster, where the scheduler sees to that); gpu: which GPU a run on "cuda"
+    gets; visible: the launcher's CUDA_VISIBLE_DEVICES.
     """
 
     configs: tuple[FinetuneConfig, ...]
     folder: str
     threads: int
+    retrain: bool = False
     launcher: int | None = None
     gpu: int = 0
     visible: str | None = None
@@ -82,26 +83,30 @@ class Worker:
         return True
 
     def _run(self, config: FinetuneConfig) -> None:
-        error_file = Path(config.runs) / config.name / "error.txt"
         try:
             if config.train == "head":
                 _prepare(_source(config))
-            finetune(config, quiet=True)
+            folder = finetune(config, quiet=True, retrain=self.retrain)
         except UncompletedJobError:  # raised by a signal handler when the job's time is over: not the run's fault
             raise
         except Exception:
             text = traceback.format_exc()
-            atomic_write(error_file, lambda path: path.write_text(text, "utf-8"))
+            atomic_write(error_file(config), lambda path: path.write_text(text, "utf-8"))
             self._mark(config.name, "failed").touch()
         else:
-            error_file.unlink(missing_ok=True)
-            self._mark(config.name, "done").touch()
+            error_file(config).unlink(missing_ok=True)
+            atomic_write(self._mark(config.name, "done"), lambda path: path.write_text(str(folder), "utf-8"))
 
     def _end_with_launcher(self) -> None:
         """Runs in a thread: a worker whose sweep was interrupted, or killed without a chance to clean up, ends too."""
         while _alive(self.launcher) and (Path(self.folder) / "watched").exists():
             time.sleep(0.5)
         os._exit(1)
+
+
+def error_file(config: FinetuneConfig) -> Path:
+    """Where the traceback of a run that failed is kept: beside the run folders, which may hold another run."""
+    return Path(config.runs) / "errors" / f"{config.name}.txt"
 
 
 def _alive(process: int) -> bool:
@@ -114,7 +119,18 @@ def _alive(process: int) -> bool:
 
 def _source(config: FinetuneConfig) -> FinetuneConfig:
     """`config` without what does not change the embeddings, so that runs that share them are equal here."""
-    kept = ("dataset", "extra", "evaluation", "scratch", "runs", "profile", "initialisation", "device", "train")
+    kept = (
+        "dataset",
+        "extra",
+        "extra_weight",
+        "evaluation",
+        "scratch",
+        "runs",
+        "profile",
+        "initialisation",
+        "device",
+        "train",
+    )
     seed = config.seed if config.initialisation == "random" else 0
     return resolve(FinetuneConfig(**{name: getattr(config, name) for name in kept}, seed=seed, name="source"))
 

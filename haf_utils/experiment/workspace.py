@@ -6,6 +6,8 @@ papermill and any working directory.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -15,10 +17,10 @@ from filelock import FileLock
 
 from haf_utils import profiles
 from haf_utils.config import FinetuneConfig
-from haf_utils.datasets import layout
+from haf_utils.datasets import layout, load_bsd
 from haf_utils.profiles import REPOSITORY
 
-__all__ = ["Workspace", "finetune_config", "make_embedded", "workspace"]
+__all__ = ["Workspace", "clips_digest", "finetune_config", "make_embedded", "workspace"]
 
 
 @dataclass(frozen=True)
@@ -80,22 +82,23 @@ def workspace(
 ) -> Workspace:
     """Resolve what a notebook or the main job was given: without a `dataset`, the embedded one is made and used.
 
-    With a dataset but without FSD50K and NSynth, the small profiles continue their small checkpoint on the embedded
-    stand-ins of these two; the full profile leaves continued pretraining out.
+    The embedded FSD50K and NSynth go with the embedded dataset alone. Runs are kept in `<runs>/<dataset>-<profile>`;
+    where runs of another dataset of the same folder name are there, with a digest of the clips behind the name.
     Raises FileNotFoundError or ValueError that names the folder and the layout it should have.
     """
     sizes = profiles.profile(profile)
-    stand_ins = bool(sizes.embedded) and not (fsd50k or nsynth)
+    stand_ins = not dataset and not (fsd50k or nsynth)
     given = {"dataset": dataset, "extra": extra, "evaluation": evaluation, "fsd50k": fsd50k, "nsynth": nsynth}
     paths = {parameter: _folder(parameter, folder) for parameter, folder in given.items()}
-    if stand_ins or not dataset:
+    if not dataset:
         root = make_embedded(sizes.embedded or "mini")
     name = Path(dataset).resolve().name.lower() if dataset else "embedded"
     if not dataset:
         paths |= {"dataset": f"{root}/BSD10k", "extra": f"{root}/BSD35k-CS", "evaluation": f"{root}/evaluation"}
     if stand_ins:
         paths |= {"fsd50k": f"{root}/FSD50K", "nsynth": str(root)}
-    runs = Path(runs or REPOSITORY / "runs").expanduser().resolve() / f"{name}-{profile}"
+    folder = Path(runs or REPOSITORY / "runs").expanduser().resolve() / f"{name}-{profile}"
+    runs = folder if not dataset or _holds_runs_of(folder, paths["dataset"]) else _with_digest(folder, paths["dataset"])
     return Workspace(
         **paths,
         runs=str(runs),
@@ -104,6 +107,27 @@ def workspace(
         device=device,
         precision="bf16" if device.startswith("cuda") else "fp32",
     )
+
+
+def clips_digest(sound_ids) -> str:
+    """Digest of the ids of a dataset's clips, in any order: the same wherever its folder is."""
+    return hashlib.sha256("\n".join(sorted(map(str, sound_ids))).encode()).hexdigest()[:12]
+
+
+def _holds_runs_of(folder: Path, dataset: str) -> bool:
+    """Whether `folder` is free for runs of the dataset at this path, as its first run says."""
+    for file in sorted(folder.glob("*/config.json")):
+        try:
+            record = json.loads(file.read_text("utf-8"))
+            there, clips = record["config"]["dataset"], record["digests"]["clips"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # no run, or one of the first version
+        return there == dataset or clips == clips_digest(load_bsd(dataset)["sound_id"])
+    return True
+
+
+def _with_digest(folder: Path, dataset: str) -> Path:
+    return folder.with_name(f"{folder.name}-{clips_digest(load_bsd(dataset)['sound_id'])[:6]}")
 
 
 _KINDS = {"dataset": "bsd", "extra": "bsd", "evaluation": "evaluation", "fsd50k": "fsd50k", "nsynth": "nsynth"}

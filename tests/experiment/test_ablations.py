@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from test_sweeps import features_only
 
-from haf_utils.config import FinetuneConfig, resolve
+from haf_utils.config import FinetuneConfig, parameters, resolve
 from haf_utils.experiment.ablations import (
     compare,
     compare_all,
@@ -59,7 +59,7 @@ def write_runs(folder, config: FinetuneConfig, said: np.ndarray) -> None:
         posteriors = np.eye(len(CLASSES))[said[test]]
         parts = Predictions(ids[test], LABELS[test], posteriors[None], posteriors, np.ones((test.sum(), 2)) / 2)
         write_predictions(run / "predictions.npz", {"test": parts})
-        write_json(run / "config.json", {"config": dataclasses.asdict(own), "digests": {"data": "d"}})
+        write_json(run / "config.json", {"config": parameters(own), "digests": {"data": "d"}})
         write_json(run / "metrics.json", {"absent_classes": [3] if fold == 1 else []})
         pd.DataFrame({"sound_id": ids, "part": np.where(test, "test", "train")}).to_csv(run / "split.csv", index=False)
         pd.DataFrame({"epoch": [1], "loss": [1.0]}).to_csv(run / "history.csv", index=False)
@@ -98,10 +98,10 @@ def test_missing_folds_and_other_data_are_named(folder):
         pool(runs, audio)
     with pytest.raises(ValueError, match="no runs of it"):
         pool(runs, dataclasses.replace(BASE, mixup=False))
-    runs[0].config["digests"]["data"] = "other"
-    with pytest.raises(ValueError, match="different data"):
+    runs[0].config["digests"]["dataset"] = "other"
+    with pytest.raises(ValueError, match="1 more on other data"):
         pool(runs, BASE)
-    runs[0].config["digests"]["data"] = "d"
+    del runs[0].config["digests"]["dataset"]
     runs[0].config["config"]["fold"], runs[3].config["config"]["fold"] = 1, 0
     with pytest.raises(ValueError, match="no .* in common"):
         compare(pool(runs, BASE, [0]), dataclasses.replace(pool(runs, BASE, [2]), seeds=(9,)), np.random.default_rng(0))
@@ -167,7 +167,7 @@ def test_differences_are_told_where_they_are_and_not_where_they_are_not(folder):
 def test_a_joint_run_is_compared_with_its_head_twin(precision):
     base = dataclasses.replace(BASE, precision=precision)
     joint = resolve(dataclasses.replace(base, train="joint", mixup=False, fold=2))
-    twin = resolve(head_twin(FinetuneConfig(**json.loads(json.dumps(dataclasses.asdict(joint)))), base))
+    twin = resolve(head_twin(FinetuneConfig(**json.loads(json.dumps(parameters(joint)))), base))
     assert twin == resolve(dataclasses.replace(base, mixup=False, fold=2))
 
 

@@ -63,19 +63,24 @@ def test_a_checkpoint_comes_out_that_a_run_can_start_from(space):
     scores = retrieval(loaded, data.held_out, data.stores)
     assert all(0 <= value <= 1 for value in scores.values())
     again, same = continue_pretraining(space, data, "clap-fsd50k", ("fsd50k",), settings)
-    assert same["loss"].tolist() == history["loss"].tolist()
+    assert same["loss"].tolist() == pytest.approx(history["loss"].tolist())
 
 
-def test_other_code_does_not_go_on_from_a_finished_state(space, monkeypatch):
+def test_a_finished_checkpoint_of_other_code_is_used_and_marked(space, monkeypatch, capsys):
     data, settings = captioned(space), dataclasses.replace(profile("tiny").pretraining, epochs=1)
-    arguments = space, data, "clap-code", ("fsd50k",), settings
-    continue_pretraining(*arguments)
-    continue_pretraining(*arguments)
-    training = Path(space.runs) / "clap-code" / "training"
-    assert len(list(training.iterdir())) == 1
-    monkeypatch.setattr(continued, "code_digest", lambda modules: "another")
-    continue_pretraining(*arguments)
-    assert len(list(training.glob("*/resume.pt"))) == 2
+    arguments = space, data, "clap-code", ("fsd50k",)
+    _, history = continue_pretraining(*arguments, settings)
+    weights = (Path(space.runs) / "clap-code" / "model.safetensors").read_bytes()
+    monkeypatch.setattr(continued, "pretrain", None)  # training would fail
+    monkeypatch.setattr(continued, "changed_files", lambda known, module: ("losses.py",))
+    _, again = continue_pretraining(*arguments, settings)
+    assert again["loss"].tolist() == pytest.approx(history["loss"].tolist())
+    assert "clap-code: made by other code: losses.py" in capsys.readouterr().out
+    monkeypatch.undo()
+    continue_pretraining(*arguments, dataclasses.replace(settings, rate=1e-5))  # other settings: beside it
+    (kept,) = Path(space.runs).glob("clap-code~*")
+    assert (kept / "model.safetensors").read_bytes() == weights
+    assert (Path(space.runs) / "clap-code" / "model.safetensors").read_bytes() != weights
 
 
 def test_neither_dataset_is_a_clear_error(space):

@@ -66,11 +66,11 @@ def test_finished_controls_are_kept_and_other_parameters_are_other_runs(space, c
 
 
 def test_extra_clips_can_be_left_out(space):
-    run = load_run(run_control(finetune_config(space, extra_weight=0.0), "neighbours", quiet=True))
-    assert run.name == "control-neighbours_extra_weight=0.0_f0_s0"
+    run = load_run(run_control(finetune_config(space, extra_weight=1.0), "neighbours", quiet=True))
+    assert run.name == "control-neighbours_extra_weight=1.0_f0_s0"
     config = json.loads((Path(run.folder) / "config.json").read_text())["config"]
-    assert config["extra_weight"] == 0
-    assert len(run.split) < len(load_run(run.folder.with_name("control-neighbours_f0_s0")).split)
+    assert config["extra_weight"] == 1
+    assert len(run.split) > len(load_run(run.folder.with_name("control-neighbours_f0_s0")).split)
 
 
 def test_an_unknown_kind(space):

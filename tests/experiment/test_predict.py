@@ -10,6 +10,7 @@ from haf_utils.cli import main
 from haf_utils.config import FinetuneConfig
 from haf_utils.experiment.assembly import SHIPPED
 from haf_utils.experiment.predict import classify_files, find_recordings, load_system, predict_again, read_texts
+from haf_utils.experiment.workspace import Workspace
 from haf_utils.io.files import write_json
 from haf_utils.profiles import REPOSITORY, profile
 from haf_utils.runs import RunError, load_run
@@ -74,9 +75,10 @@ def test_files_get_the_posteriors_of_the_run(runs, models, texts, work, name):
 
 
 @pytest.mark.parametrize("name", ["head", "passt"])
-def test_more_views_begin_with_those_that_the_run_recorded(runs, name):
+def test_more_views_begin_with_those_that_the_run_recorded(runs, name, work):
+    space = Workspace(str(work / "data"), "", "", "", "", str(work / "runs"), "", "tiny", "cpu", "fp32")
     run = load_run(runs[name])
-    again, recorded = predict_again(run, "test", 3), run.part("test")
+    again, recorded = predict_again(run, "test", 3, space), run.part("test")
     assert again.ids.tolist() == recorded.ids.tolist() and again.posteriors.shape[0] == 3
     np.testing.assert_allclose(again.posteriors[:2], recorded.posteriors, atol=1e-6)
 
@@ -116,7 +118,12 @@ def test_what_cannot_be_decoded_keeps_a_row(models, work, tmp_path):
     soundfile.write(tmp_path / "silent.wav", np.zeros(RATE), RATE)
     paths = [tmp_path / "empty.wav", work / "data/audio/3.wav", tmp_path / "absent.wav", tmp_path / "silent.wav"]
     table = classify_files([models["passt"]], paths)
-    assert table["problem"].tolist() == ["empty: the file has no bytes", "", "missing: no such file", "silent: peak 0.0e+00"]
+    assert table["problem"].tolist() == [
+        "empty: the file has no bytes",
+        "",
+        "missing: no such file",
+        "silent: peak 0.0e+00",
+    ]
     assert table["class"].eq("").tolist() == [True, False, True, True]
     assert table["score"].isna().tolist() == [True, False, True, True]
 

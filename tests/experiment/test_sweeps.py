@@ -16,6 +16,7 @@ from filelock import FileLock
 from haf_utils.cli import main
 from haf_utils.config import FinetuneConfig
 from haf_utils.experiment import sweeps
+from haf_utils.experiment.finetune import find
 from haf_utils.experiment.grids import grid, read_grid
 from haf_utils.experiment.sweeps import Outcome, sweep
 from haf_utils.experiment.worker import Worker
@@ -153,7 +154,7 @@ def test_a_sweep_does_skips_reports_and_retries(base, tmp_path):
     assert [folder.name for folder in outcome.folders] == [c.name for c in configs[:4]] and not outcome.skipped
     assert list(outcome.failed) == ["haf-joint_f0_s0"] and not outcome.absent
     assert "Traceback" in outcome.failed["haf-joint_f0_s0"] and "embeddings but no audio" in str(outcome)
-    assert (tmp_path / "runs" / "haf-joint_f0_s0" / "error.txt").read_text() == outcome.failed["haf-joint_f0_s0"]
+    assert (tmp_path / "runs" / "errors" / "haf-joint_f0_s0.txt").read_text() == outcome.failed["haf-joint_f0_s0"]
     run = load_run(outcome.folders[3])
     assert (run.config["config"]["fold"], run.config["config"]["seed"]) == (1, 1)
 
@@ -176,14 +177,14 @@ def test_a_finished_run_counts_only_for_the_same_parameters_and_data(base):
     (config,) = grid(base, {"epochs": [1]})
     folder = finetune(config, quiet=True)
     record = json.loads((folder / "config.json").read_text())
-    assert sweeps._finished_before(config, look_at_data=True)
+    assert find(config).folder == folder
     (folder / "config.json").write_text(json.dumps(record | {"digests": {"data": "other", "checkpoint": "other"}}))
-    assert not sweeps._finished_before(config, look_at_data=True)
-    assert sweeps._finished_before(config, look_at_data=False)
+    assert find(config) is None
+    assert find(config, look_at_data=False).folder == folder
     record["config"]["mixup"] = False
     (folder / "config.json").write_text(json.dumps(record))
-    with pytest.raises(RunError, match="other parameters.*mixup"):
-        sweep([config], quiet=True)
+    beside = sweep([config], workers=1, quiet=True)
+    assert not beside.skipped and beside.folders[0].name.startswith(f"{config.name}~")
     (folder / "config.json").write_text('{"config": ')
     with pytest.raises(RunError, match="damaged"):
         sweep([config], quiet=True)
@@ -203,7 +204,7 @@ def test_a_killed_worker_is_reported_and_the_others_go_on(base, tmp_path):
     assert not thread.is_alive()
     assert [folder.name for folder in outcome["it"].folders] == [c.name for c in others]
     assert "was killed" in outcome["it"].failed[stuck.name]
-    assert (tmp_path / "runs" / stuck.name / "error.txt").exists()
+    assert (tmp_path / "runs" / "errors" / f"{stuck.name}.txt").exists()
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
