@@ -25,11 +25,12 @@ from haf_utils.config import FinetuneConfig, resolve
 from haf_utils.corpus import Corpus
 from haf_utils.inputs import LiveInputs
 from haf_utils.io.store import build_store
+from haf_utils.losses import hierarchical_targets
 from haf_utils.model import ClapBackbone, HafClassifier, Model
 from haf_utils.profiles import AudioConfig, ClapConfig
 from haf_utils.regularizers import Ema
 from haf_utils.taxonomy import CLASSES
-from haf_utils.training import _optimiser, _train_epoch
+from haf_utils.training import optimizer_of, train_epoch
 
 __all__ = ["COUNTS", "growth"]
 
@@ -94,13 +95,15 @@ def measure(folder: str, count: int) -> dict[str, float]:
         corpus = Corpus(table, {"bsd10k": store}, None, table.iloc[:0], ())
         tokens = [[0, 4, 2]] * count
         inputs = LiveInputs(corpus, _WINDOW, tokens, np.ones(count, np.float32), "cpu", "fp32")
-        system = Model(ClapBackbone(ClapNetwork(_SMALLEST)), HafClassifier())
-        config = resolve(FinetuneConfig(dataset="", runs="", profile="mini"))
-        state = _optimiser(config, system), Ema(system)
+        model = Model(ClapBackbone(ClapNetwork(_SMALLEST)), HafClassifier())
+        recipe = resolve(FinetuneConfig(dataset="", runs="", profile="mini"))
+        target = hierarchical_targets(torch.from_numpy(corpus.labels))
+        optimizer = optimizer_of(model, recipe.classifier_rate, recipe.backbone_rate)
+        state = optimizer, torch.optim.lr_scheduler.StepLR(optimizer, recipe.rates.halving_steps), Ema(model)
         rows = np.arange(count)
-        _train_epoch(config, corpus, system, inputs, rows[:64], *state, 0, True)  # what is allocated once
+        train_epoch(model, inputs, rows[:64], target, recipe, *state, epoch=0, quiet=True)  # what is allocated once
         _, epoch_seconds, epoch_memory = watched(
-            lambda: _train_epoch(config, corpus, system, inputs, rows, *state, 1, True)
+            lambda: train_epoch(model, inputs, rows, target, recipe, *state, epoch=1, quiet=True)
         )
         size = sum(file.stat().st_size for file in Path(scratch).rglob("samples.int16"))
     return {

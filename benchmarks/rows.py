@@ -39,7 +39,7 @@ from haf_utils.profiles import ClapConfig
 from haf_utils.regularizers import Ema
 from haf_utils.statistics import bootstrap
 from haf_utils.taxonomy import CLASSES
-from haf_utils.training import _optimiser, _train_epoch
+from haf_utils.training import optimizer_of, train_epoch
 
 __all__ = ["FULL", "QUICK", "ROWS", "Row", "Sizes", "bf16_pays"]
 
@@ -386,16 +386,17 @@ def epoch_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
     corpus = _corpus(rng.integers(len(CLASSES), size=sizes.cached))
     rows = np.arange(sizes.cached)
     inputs = CachedInputs(*map(torch.from_numpy, embeddings), torch.ones(sizes.cached))
-    config = resolve(FinetuneConfig(dataset="", runs="", profile="full", train="head"))
-    system = Model(None, HafClassifier())
-    state = _optimiser(config, system), Ema(system)
+    recipe = resolve(FinetuneConfig(dataset="", runs="", profile="full", train="head"))
+    model, target = Model(None, HafClassifier()), hierarchical_targets(torch.from_numpy(corpus.labels))
+    optimizer = optimizer_of(model, recipe.classifier_rate, recipe.backbone_rate)
+    state = optimizer, torch.optim.lr_scheduler.StepLR(optimizer, recipe.rates.halving_steps), Ema(model)
     with TemporaryDirectory() as folder:
         alternatives.NpyPairs.write(Path(folder), *embeddings)
         functions = {
             "official": alternatives.official_epoch(Path(folder), corpus.labels),
             # Its validation, here on one batch, is the only thing that the official epoch does not do too.
             "hatr": lambda: train_hatr(inputs, corpus.labels, rows, rows[:64], epochs=1, quiet=True),
-            "haf": lambda: _train_epoch(config, corpus, system, inputs, rows, *state, 0, True),
+            "haf": lambda: train_epoch(model, inputs, rows, target, recipe, *state, epoch=0, quiet=True),
         }
         for function in functions.values():
             function()
