@@ -24,7 +24,7 @@ from nbclient.exceptions import DeadKernelError
 
 from haf_utils.experiment.code import imported_digests
 from haf_utils.experiment.workspace import Workspace, workspace
-from haf_utils.io.files import write_json
+from haf_utils.io.files import state, walk, write_json
 from haf_utils.profiles import PROFILES, REPOSITORY, profile
 from tools.preflight import PreflightError, preflight
 
@@ -56,11 +56,9 @@ def _files_digest(space: Workspace) -> str:
     digest = hashlib.sha256()
     checkpoint = REPOSITORY / profile(space.profile).checkpoint
     for root in (space.dataset, space.extra, space.evaluation, space.fsd50k, space.nsynth, checkpoint):
-        for folder, folders, files in os.walk(root) if root else ():
-            folders.sort()
-            for name in sorted(files):
-                status = os.stat(os.path.join(folder, name))
-                digest.update(f"{folder}/{name} {status.st_size} {status.st_mtime_ns}\n".encode())
+        for file in walk(root) if root else ():  # through links too: audio/ may lie on another disk
+            size, mtime = state(file)
+            digest.update(f"{file} {size} {mtime}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
 

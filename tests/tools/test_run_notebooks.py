@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from conftest import REPOSITORY, hear_interrupts
 
 from haf_utils.experiment.workspace import finetune_config, workspace
+from tools import run_notebooks
 from tools.preflight import PreflightError, measure_step, preflight
 from tools.run_notebooks import main
 
@@ -126,3 +128,19 @@ def test_a_step_at_real_size_can_be_measured():
     step = measure_step(network, batch=2, steps=1)
     assert step.seconds > 0 and step.memory == 0
     assert all(parameter.isfinite().all() for parameter in network.parameters())
+
+
+def test_a_changed_recording_behind_a_link_is_noticed(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "audio").symlink_to(tmp_path / "disk")
+    (tmp_path / "data" / "gone.wav").symlink_to("nowhere")
+    (tmp_path / "disk" / "loop").symlink_to(tmp_path / "data")
+    recording = tmp_path / "disk" / os.fsdecode(b"caf\xe9.wav")
+    recording.write_bytes(b"one")
+    paths = dict.fromkeys(("extra", "evaluation", "fsd50k", "nsynth"), "")
+    space = SimpleNamespace(dataset=str(tmp_path / "data"), profile="tiny", **paths)
+    before = run_notebooks._files_digest(space)
+    assert run_notebooks._files_digest(space) == before
+    recording.write_bytes(b"other")
+    assert run_notebooks._files_digest(space) != before
