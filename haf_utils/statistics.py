@@ -1,10 +1,9 @@
 """Which differences to trust: bootstrap intervals, paired differences between systems, McNemar's test.
 
 Clips are resampled within their class (and fold, if given), so that every replicate has the class sizes of the data.
-Resampling clips of one stratum with replacement is the same as drawing how often each distinct outcome (the true class
-and what every system says) occurs from a multinomial distribution. Clips with the same outcome are interchangeable to
-every score here, so replicates are drawn as counts: thousands of them over ten thousand clips take a fraction of a
-second, and all systems see the same resample.
+Resampling the clips of a stratum with replacement is the same as drawing the number of clips of each distinct outcome
+(the true class and every system's prediction) from a multinomial distribution. So replicates are drawn as counts, which
+is fast, and all systems are scored on the same resample.
 """
 
 from __future__ import annotations
@@ -61,8 +60,8 @@ def _resampled_counts(truth, predictions, rng, replicates, strata) -> np.ndarray
         outcomes, times = np.unique(predictions[:, clips], axis=1, return_counts=True)
         drawn = rng.multinomial(len(clips), times / len(clips), size=replicates).astype(float)
         label = truth[clips[0]]
-        for system, said in enumerate(outcomes):
-            counts[system, :, label] += drawn @ np.eye(size)[said]
+        for system, predicted in enumerate(outcomes):
+            counts[system, :, label] += drawn @ np.eye(size)[predicted]
     return counts
 
 
@@ -75,7 +74,7 @@ def bootstrap(
     within each class, or within each class of each stratum (`strata`: one value a clip, such as its fold), and the
     same clips for all systems, so differences along the first axis are paired.
     `metric`: `lam` and `never_predicted` of `metrics.hierarchical_scores`.
-    Raises ValueError for wrong shapes, labels outside the taxonomy and what is no numpy Generator.
+    Raises ValueError for wrong shapes, labels outside the taxonomy and an `rng` that is no numpy Generator.
     """
     truth, predictions = _systems(y_true, predictions)
     return scores_from_confusion(_resampled_counts(truth, predictions, rng, replicates, strata), **metric)
@@ -114,12 +113,12 @@ def paired_difference(
     """Every score of system `a` minus that of `b` on the same clips: dict of metric -> `Difference`.
 
     a, b: predictions (N,), or (S, N) from S seeds each, row by row under the same seed; the estimate is the mean over
-    seeds. Each replicate resamples clips as `bootstrap` does. With several seeds it also moves by a draw from
-    Student's t with S − 1 degrees of freedom, scaled to the variance *between seeds beyond what resampling clips
-    explains* (the moment estimator of random-effects meta-analysis, DerSimonian and Laird 1986). Drawing seeds with
-    replacement would count the clips' share twice: intervals that cover 100 of 100 nulls, and find nothing.
-    Two seeds say little about their own variance, so use three or more. Without several seeds the interval speaks of
-    these two trained models, not of their recipes.
+    seeds. Each replicate resamples clips as `bootstrap` does. With several seeds, each replicate is also shifted by a
+    draw from Student's t with S − 1 degrees of freedom, scaled to the variance *between seeds beyond what resampling
+    clips explains* (the moment estimator of random-effects meta-analysis, DerSimonian and Laird 1986). Resampling the
+    seeds instead would count the variance over clips twice and make the intervals far too wide.
+    Two seeds estimate this variance poorly: use three or more. With one seed the interval describes the two trained
+    models, not their recipes.
     Raises ValueError as `bootstrap` does, and for a different number of seeds.
     """
     truth, a = _systems(y_true, a)
@@ -144,13 +143,13 @@ def paired_difference(
 
 
 def decimals(low: float, high: float) -> int:
-    """How many to show of an interval in points: one, or two where an end of it would be shown as zero and is not."""
+    """Decimals to show of an interval in points: one, or two where one would round an end that is not zero to 0.0."""
     return 2 if 0 < min(abs(low), abs(high)) < 0.05 else 1
 
 
 @dataclass(frozen=True)
 class McNemar:
-    """Clips that only one of two systems classifies rightly, and the exact two-sided p-value of their imbalance."""
+    """Clips that only one of two systems classifies correctly, and the exact two-sided p-value of their imbalance."""
 
     only_a: int
     only_b: int
@@ -160,7 +159,7 @@ class McNemar:
 def mcnemar(y_true, a, b) -> McNemar:
     """McNemar's exact test that systems a and b, predictions (N,), have the same accuracy.
 
-    Looks only at the clips on which exactly one of them is right: under the null each is as likely either way.
+    Only the clips on which exactly one of them is right count: under the null hypothesis either is equally likely.
     Raises ValueError for wrong shapes and labels outside the taxonomy.
     """
     truth, (a, b) = _systems(y_true, [to_labels(a), to_labels(b)])
