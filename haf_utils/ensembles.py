@@ -25,7 +25,7 @@ _MOST_MEMBERS = 12  # 4,095 subsets; the number doubles with each member
 
 @dataclass(frozen=True)
 class Member:
-    """What one trained model says of the clips to be scored, and what it was trained on.
+    """A trained model's posteriors of the clips to be scored, and the clips that it was trained on.
 
     ids (N,) clip names; labels (N,) 0..22, or -1 where unknown (the evaluation set); probabilities (N, 23), or
     (V, N, 23) for V test-time views; train_ids: names of the clips it was trained on (in all folds, if it is itself a
@@ -43,8 +43,8 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _plain(member: Member) -> Member:
-    """The member with text ids, views averaged, and everything checked that does not take a second member."""
+def _checked(member: Member) -> Member:
+    """The member with ids as strings and views averaged. Raises ValueError for what is wrong with it alone."""
     where = f"member {member.name!r}"
     ids, labels = np.asarray(member.ids).astype(str), np.asarray(member.labels)
     probabilities = np.asarray(member.probabilities, dtype=np.float64)
@@ -86,7 +86,7 @@ def align(members: Sequence[Member]) -> list[Member]:
     names = [member.name for member in members]
     if len(set(names)) < len(names):
         raise ValueError(f"two members have the same name: {', '.join(names)}")
-    first, *others = [_plain(member) for member in members]
+    first, *others = [_checked(member) for member in members]
     aligned = [first]
     for member in others:
         lacking, extra = np.setdiff1d(first.ids, member.ids).tolist(), np.setdiff1d(member.ids, first.ids).tolist()
@@ -124,11 +124,11 @@ def fit_weights(list_of_probabilities: Sequence[np.ndarray], labels) -> np.ndarr
     """Weights (M,), at least 0 and summing to 1, whose average has the least cross-entropy on these labels.
 
     M arrays (N, 23) and labels (N,) of *validation* clips. The problem is convex, so the same input gives the same
-    weights and there is nothing to tune. (The report names its task1-2 "Weighted" and does not say how: this is ours.)
-    Raises ValueError for shapes that do not fit, RuntimeError should the optimiser fail.
+    weights and there is nothing to tune. (The report calls task1-2 "Weighted" without a rule: this one is ours.)
+    Raises ValueError for shapes that do not fit, RuntimeError if the optimizer fails.
     """
     stack, truth = _stack(list_of_probabilities, labels)
-    # A posterior of exactly 0 on the true class must cost much, not infinitely much.
+    # Clipped, so that a posterior of exactly 0 on the true class has a finite cost.
     likelihood = np.maximum(stack[:, np.arange(len(truth)), truth], 1e-12).T  # (N, M)
 
     def cross_entropy(weights: np.ndarray) -> tuple[float, np.ndarray]:
@@ -136,7 +136,7 @@ def fit_weights(list_of_probabilities: Sequence[np.ndarray], labels) -> np.ndarr
         return -np.log(mixed).mean(), -(likelihood / mixed[:, None]).mean(0)
 
     members = len(stack)
-    found = minimize(
+    solution = minimize(
         cross_entropy,
         np.full(members, 1 / members),
         jac=True,
@@ -145,9 +145,9 @@ def fit_weights(list_of_probabilities: Sequence[np.ndarray], labels) -> np.ndarr
         constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like},
         options={"ftol": 1e-12, "maxiter": 1000},
     )
-    if not found.success:
-        raise RuntimeError(f"no weights found: {found.message}")
-    weights = np.maximum(found.x, 0)
+    if not solution.success:
+        raise RuntimeError(f"no weights found: {solution.message}")
+    weights = np.maximum(solution.x, 0)
     return weights / weights.sum()
 
 
@@ -170,11 +170,11 @@ def subsets(list_of_probabilities: Sequence[np.ndarray], labels) -> pd.DataFrame
 def diversity(
     list_of_predictions: Sequence, labels, names: Sequence[str] | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """How differently members err: pairwise (disagreement, error overlap), two DataFrames (M, M).
+    """Pairwise diversity of members: (disagreement, error overlap), two DataFrames (M, M).
 
     Disagreement: share of clips on which two members name different classes. Error overlap: of the clips that at least
-    one of the two gets wrong, the share that both get wrong (Jaccard; NaN where neither errs): near 1, they fail
-    together and averaging them helps little.
+    one of the two gets wrong, the share that both get wrong (Jaccard; NaN where neither errs): near 1, averaging the
+    two helps little.
     M predictions (N,) and labels (N,), codes or 0..22; `names` of rows and columns, by default the positions.
     """
     truth = to_labels(labels)
@@ -182,24 +182,23 @@ def diversity(
     lengths = [len(row) for row in predictions]
     if len(truth) == 0 or set(lengths) != {len(truth)}:
         raise ValueError(f"members predict {lengths} clips and there are {len(truth)} labels: they must be as many")
-    names = list(range(len(predictions))) if names is None else list(names)
-    if len(names) != len(predictions):
-        raise ValueError(f"{len(names)} names for {len(predictions)} members")
-    said = np.stack(predictions)
-    disagreement = (said[:, None] != said[None]).mean(-1)
-    wrong = (said != truth).astype(float)
+    rows = pd.Index(range(len(predictions)) if names is None else names)
+    if len(rows) != len(predictions):
+        raise ValueError(f"{len(rows)} names for {len(predictions)} members")
+    predicted = np.stack(predictions)
+    disagreement = (predicted[:, None] != predicted[None]).mean(-1)
+    wrong = (predicted != truth).astype(float)
     both = wrong @ wrong.T
     either = wrong.sum(1)[:, None] + wrong.sum(1)[None] - both
     overlap = np.divide(both, either, out=np.full_like(both, np.nan), where=either > 0)
-    return pd.DataFrame(disagreement, names, names), pd.DataFrame(overlap, names, names)
+    return pd.DataFrame(disagreement, rows, rows), pd.DataFrame(overlap, rows, rows)
 
 
 def correct_prior(probabilities, prior) -> np.ndarray:
     """Posteriors (N, 23) as they would be if all classes were equally frequent: divided by `prior`, rows sum to 1.
 
-    prior (23,): class shares or counts of the training clips. A class of prior 0 was never seen, so nothing can be said
-    of it: it keeps probability 0. Raises ValueError for another shape, negative values, and a row with no mass on seen
-    classes.
+    prior (23,): class shares or counts of the training clips. A class of prior 0 was not in training and keeps
+    probability 0. Raises ValueError for another shape, negative values, and a row with no mass on classes of training.
     """
     probabilities = check_probabilities(probabilities)
     prior = np.asarray(prior, dtype=np.float64)
@@ -215,9 +214,9 @@ def correct_prior(probabilities, prior) -> np.ndarray:
 def decide(probabilities, rule: str = "largest", prior=None, lam: float = 0.75) -> np.ndarray:
     """One label 0..22 a clip, (N,) int64, from posteriors (N, 23).
 
-    - ``"largest"``: the largest posterior (the report's rule; most clips right).
-    - ``"expected_score"``: the class whose expected hierarchical score of the clip is largest, a right parent counting
-      `lam` / 2: a class with likely siblings can beat a lonely one.
+    - ``"largest"``: the largest posterior (the report's rule, which maximises expected accuracy).
+    - ``"expected_score"``: the largest expected hierarchical score, in which the right parent alone counts `lam` / 2,
+      so that likely siblings raise a class.
     - ``"prior_corrected"``: the largest posterior after `correct_prior`, since a macro score weighs classes equally.
 
     `prior` is read by ``"prior_corrected"`` alone, so that one loop can compare all rules.
