@@ -1,7 +1,7 @@
-"""Controls: simple systems, trained and judged as HAF-CLAP is, that say what its parts are worth.
+"""Controls: simple models, trained and evaluated as HAF-CLAP is, that show what its parts contribute.
 
-The metadata classifier reads texts alone. On real BSD10k metadata it is as good as the official audio-only system, so
-it tells what the titles give away; it also serves as an ensemble member that is nothing like a CLAP.
+The metadata classifier reads texts alone. It shows how much the metadata reveals about the class, and serves as an
+ensemble member that shares nothing with CLAP.
 """
 
 from __future__ import annotations
@@ -30,13 +30,12 @@ def metadata_classifier() -> MetadataClassifier:
 class MetadataClassifier(ClassifierMixin, BaseEstimator):
     """TF-IDF of words and bigrams, a class-balanced linear SVM, and posteriors calibrated by cross-validation.
 
-    Scores become posteriors by Platt's sigmoid, one for all classes (rare ones have too few clips for their own), and
-    division by the sum; its slope and offset have the least cross-entropy on scores predicted out of fold. On BSD10k
-    v1.0 this is better calibrated than a softmax with temperature (expected calibration error 0.03 against 0.08) and
-    never changes which class is the largest. A text that is empty, or has no word known from training, tells nothing:
-    its posterior is the class prior, the share of each class in training. A class absent from training gets 0.
+    Scores become posteriors by Platt's sigmoid, shared by all classes (rare ones have too few clips for one each), and
+    division by the sum; its slope and offset minimise the cross-entropy of scores predicted out of fold. On BSD10k v1.0
+    this is better calibrated than a softmax with temperature; the largest class stays the same. A text without a word
+    known from training gets the class prior, the share of each class in training. A class absent from training gets 0.
 
-    c: inverse regularisation of the SVM. 0.3 is ours (0.2 to 0.5 differ by less than a fold's noise on BSD10k v1.0).
+    c: inverse regularisation of the SVM. 0.3 is ours (on BSD10k v1.0, 0.2 to 0.5 differ by less than folds do).
     folds: of the calibration.
     """
 
@@ -51,22 +50,22 @@ class MetadataClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"fit needs as many texts as labels, and one at least: got {len(texts)} and {len(labels)}")
         self.classes_ = np.arange(len(CLASSES))
         self.prior_ = np.bincount(labels, minlength=len(CLASSES)) / len(labels)
-        # A word of one clip is a name or a number; in small collections it may be all there is.
+        # In a large collection, a word of one clip is a name or a number; in a small one it may be all there is.
         self.vectorizer_ = TfidfVectorizer(
             ngram_range=(1, 2),
             sublinear_tf=True,
             min_df=2 if len(texts) >= 1000 else 1,
             token_pattern=r"[^\W_]{2,}",
         )
-        told = np.array([text != "" for text in texts])
+        has_text = np.array([text != "" for text in texts])
         try:
             features = self.vectorizer_.fit_transform([text for text in texts if text])
         except ValueError:  # "empty vocabulary": no usable word in any text
             features = None
         self.model_ = None
-        if features is not None and len(np.unique(labels[told])) > 1:
-            self.model_ = self._svm().fit(features, labels[told])
-            self.sigmoid_ = self._calibrate(features, labels[told])
+        if features is not None and len(np.unique(labels[has_text])) > 1:
+            self.model_ = self._svm().fit(features, labels[has_text])
+            self.sigmoid_ = self._calibrate(features, labels[has_text])
         return self
 
     def predict_proba(self, texts: Sequence[str]) -> np.ndarray:
@@ -76,9 +75,10 @@ class MetadataClassifier(ClassifierMixin, BaseEstimator):
         probabilities = np.tile(self.prior_, (len(texts), 1))
         if self.model_ is not None and len(texts):
             features = self.vectorizer_.transform(texts)
-            told = np.diff(features.indptr) > 0
-            if told.any():
-                probabilities[told] = np.exp(_log_posteriors(_scores(self.model_, features[told]), *self.sigmoid_))
+            has_words = np.diff(features.indptr) > 0
+            if has_words.any():
+                scores = _scores(self.model_, features[has_words])
+                probabilities[has_words] = np.exp(_log_posteriors(scores, *self.sigmoid_))
         return probabilities
 
     def predict(self, texts: Sequence[str]) -> np.ndarray:
@@ -86,7 +86,7 @@ class MetadataClassifier(ClassifierMixin, BaseEstimator):
         return self.predict_proba(texts).argmax(axis=1)
 
     def telling_words(self, count: int = 10) -> dict[str, list[tuple[str, float]]]:
-        """The `count` words or pairs of words that speak most for each class -> {code: [(words, weight)]}."""
+        """The `count` words or bigrams of largest SVM weight of each class -> {code: [(words, weight)]}."""
         check_is_fitted(self, "prior_")
         if self.model_ is None:
             return {}
@@ -117,9 +117,10 @@ class MetadataClassifier(ClassifierMixin, BaseEstimator):
         def cross_entropy(parameters: np.ndarray) -> float:
             return -_log_posteriors(scores, np.exp(parameters[0]), parameters[1])[np.arange(len(labels)), labels].mean()
 
-        # Bounds, because a handful of clips that are all right would ask for an infinite slope.
-        found = minimize(cross_entropy, x0=(1.5, 0.0), method="L-BFGS-B", bounds=((-3.0, 3.0), (-10.0, 10.0))).x
-        return float(np.exp(found[0])), float(found[1])
+        # Bounded, since a few clips that are all right would drive the slope to infinity.
+        bounds = ((-3.0, 3.0), (-10.0, 10.0))
+        log_slope, offset = minimize(cross_entropy, x0=(1.5, 0.0), method="L-BFGS-B", bounds=bounds).x
+        return float(np.exp(log_slope)), float(offset)
 
 
 def _strings(texts: Sequence[str]) -> list[str]:
