@@ -1,4 +1,4 @@
-"""The challenge's hierarchical metric, and every accuracy beside it, computed from confusion counts.
+"""The challenge's hierarchical metric and the accuracies, computed from confusion counts.
 
 All scores are functions of the 23 × 23 counts of (true class, predicted class), so they cost one `np.bincount` over
 the clips and a few sums over the counts; a bootstrap draws counts instead of clips (`haf_utils.statistics`).
@@ -79,8 +79,7 @@ def _class_scores(counts: np.ndarray, lam: float, never_predicted: str) -> tuple
     precision = _ratio(np.einsum("...tp,tp->...p", counts, pair), predicted)
     recall = _ratio(np.einsum("...tp,tp->...t", counts, pair), support)
     f_score = _ratio(2 * precision * recall, precision + recall)
-    # A class without clips has no entry; one with clips but no predictions has no precision, and the official
-    # script then leaves it out of all three means, which flatters a system that never dares to say it.
+    # The official script ("drop") leaves out classes that are never predicted, which favours systems that avoid them.
     counted = support > 0
     if never_predicted == "drop":
         counted = counted & (predicted > 0)
@@ -118,7 +117,7 @@ def scores_from_confusion(
     present = support > 0
 
     def mean(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        # No class left (all labelled classes dropped): nothing was found, so 0 rather than not-a-number.
+        # 0 instead of NaN where all labelled classes are dropped.
         return _ratio((values * mask).sum(-1), mask.sum(-1))
 
     macro, macro_top = mean(_ratio(right, support), present), mean(_ratio(right_top, support), present)
@@ -180,7 +179,8 @@ def error_severity(y_true, y_pred) -> dict[str, float]:
 
 
 def check_probabilities(probabilities, name: str = "probabilities") -> np.ndarray:
-    """`probabilities` as a float64 array (N, 23) of posteriors; ValueError that names the row if they are none."""
+    """`probabilities` as float64 (N, 23). Raises ValueError for another shape and names the first row that is no
+    distribution."""
     probabilities = np.asarray(probabilities, dtype=np.float64)
     if probabilities.ndim != 2 or probabilities.shape[1] != len(CLASSES):
         raise ValueError(f"{name} must have shape (clips, {len(CLASSES)}), got {probabilities.shape}")
@@ -196,7 +196,7 @@ def check_probabilities(probabilities, name: str = "probabilities") -> np.ndarra
 
 
 def expected_calibration_error(probabilities, labels, bins: int = 15) -> tuple[float, pd.DataFrame]:
-    """How far the largest posterior is from the accuracy it promises, and the table of a reliability diagram.
+    """Expected calibration error of the largest posterior, and the table of a reliability diagram.
 
     Clips are sorted by their largest posterior into `bins` intervals of equal width (Guo et al. 2017, 15 bins); the
     error is the mean over clips of |accuracy − confidence| of their bin, in [0, 1].
