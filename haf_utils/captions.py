@@ -1,10 +1,10 @@
 """From metadata to text: what CLAP's text encoder and the metadata classifier read.
 
 Freesound metadata is written by uploaders: file names as titles, tags, descriptions full of HTML, links, equipment and
-licence notes. `freesound_text` keeps what tells about the sound, most telling part first, so that the tokenizer's
-ordinary truncation on the right cuts what matters least. FSD50K and NSynth are turned into sentences for contrastive
+licence notes. `freesound_text` keeps what describes the sound, most informative part first, so that the tokenizer's
+ordinary truncation on the right cuts what matters least. FSD50K and NSynth metadata becomes sentences for contrastive
 pretraining, in one of several phrasings drawn by a generator. Everything is deterministic. An empty string means that
-nothing usable was left: the text is missing, a state of its own in the model.
+nothing usable was left: the model treats the text as missing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["add_text", "freesound_text", "fsd50k_caption", "nsynth_caption", "pi
 
 MAX_WORDS = 200  # ours: CLAP reads 77 tokens, the metadata classifier gains nothing beyond
 MAX_CHARACTERS = 1_500  # for scripts that write no spaces
-_RAW_CHARACTERS = 10_000  # of a field that are looked at: descriptions of 100 kB exist
+_RAW_CHARACTERS = 10_000  # read of a field at most, since some descriptions are very long
 
 _EXTENSION = re.compile(r"\s{0,3}\.(?:wave?|aiff?|aifc|flac|ogg|oga|opus|mp[234]|m4a|aac|wma|caf|amr|3gp)\b", re.I)
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>|<!--[^<>]*-->|\[/?(?:url|b|i|img|quote)\b[^\[\]]{0,300}\]", re.I)
@@ -42,7 +42,7 @@ _SERIAL = re.compile(r"\b\d{5,}\w?\b|\b0\d+\b|\b(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]
 _FORMAT = re.compile(
     r"\b(?:44[.,]1|48|88[.,]2|96|192)\s?k(?:hz)?\b|\b(?:16|24|32)[\s-]?bits?\b|\b\d{2,3}\s?kbps\b", re.I
 )
-# Words that name a file or a recorder, never a sound. A title made of these and of numbers says nothing.
+# Words that name a file or a recorder, never a sound. A title of these and numbers alone counts as missing.
 _NAMELESS = frozenset(
     """audio aufnahme bwf clip copy dat dr dsc dscf dscn edirol edit file final gopr image img ls mah memo mix mov mvi
     new no number olympus part pcm pict project rec recorded recorder recording sample samples session snd sound
@@ -57,7 +57,7 @@ _BRANDS = r"""zoom\W?h\d\w*|h[1-6]n|tascam|edirol|roland\W?r\W{0,2}\d+|sennheise
     audacity|ableton|cubase|pro\W?tools|garage\W?band|adobe\ audition|cool\ ?edit|sound\W?forge|fl\ studio|wavelab|
     logic\ (?:pro|\d)|built-?in\ mic\w*|internal\ mics?|handy\ recorder|hand-?held\ recorder|
     (?:voice|digital|field)\ recorder"""
-# Things that also make sounds: equipment only after "recorded with".
+# Devices that are sound sources too: they count as equipment only after "recorded with".
 _DEVICES = r"iphone|ipad|android|smart\W?phone|laptop|microphones?|mics?|webmic|pre-?amps?|condenser|minidisc|reaper"
 _BRAND = re.compile(rf"\b(?:{_BRANDS})\b", re.I | re.X)
 _EQUIPMENT = re.compile(rf"\b(?:{_BRANDS}|{_DEVICES})\b", re.I | re.X)
@@ -95,7 +95,7 @@ _TRAILING = " \t.,;:-–—_/|+~*=>"
 
 
 def freesound_text(title: str, tags: str | Sequence[str], description: str = "") -> str:
-    """Title, tags (comma list or sequence) and description of a Freesound clip -> one text, "" if nothing tells.
+    """Title, tags (comma list or sequence) and description of a Freesound clip -> one text; "" if none is usable.
 
     Order: title, then the tags that add a word, then the description; at most `MAX_WORDS` words. Removed: file
     extensions, underscores, names that recorders and cameras give, dates and serial numbers, HTML, links, notes on
@@ -122,7 +122,7 @@ def fsd50k_caption(
 ) -> str:
     """Labels (leaf-most, FSD50K spelling) and metadata -> a sentence or two; `rng` draws one of several phrasings.
 
-    Without `rng` always the first phrasing: labels, then title and tags, then the description. "" if nothing tells.
+    Without `rng` always the first phrasing: labels, then title and tags, then the description. "" if none is usable.
     """
     names = [label.replace("_", " ").strip().lower() for label in labels]
     title, details = _clean_title(title), _clean_description(description)
@@ -216,7 +216,7 @@ def add_text(table: pd.DataFrame, rng: np.random.Generator | None = None) -> pd.
     return result
 
 
-def _plain(field) -> str:
+def _without_markup(field) -> str:
     """Any field -> text without HTML, links and control characters, in Unicode's composed form."""
     if not isinstance(field, str):  # None and NaN are how tables write "missing"
         return ""
@@ -232,7 +232,7 @@ def _plain(field) -> str:
 
 def _clean_title(title) -> str:
     title = _EXTENSION.sub("", title) if isinstance(title, str) else ""
-    text = _plain(title)
+    text = _without_markup(title)
     text = _UUID.sub(" ", text)
     text = _DATE.sub(" ", text.replace("_", " "))
     text = _SERIAL.sub(" ", _FORMAT.sub(" ", _RECORDER.sub(" ", text)))
@@ -244,12 +244,12 @@ def _clean_title(title) -> str:
     return text.lstrip(_TRAILING + ")]").rstrip(_TRAILING + "([")
 
 
-def _clean_tags(tags, said: str) -> list[str]:
-    """Tags that add a word to what was `said`, in their order."""
+def _clean_tags(tags, text: str) -> list[str]:
+    """Tags that add a word to `text`, in their order."""
     if not isinstance(tags, str):
         tags = ",".join(tags) if isinstance(tags, (list, tuple)) else ""
-    known, kept = _words(said), []
-    for tag in _plain(tags).split(","):
+    known, kept = _words(text), []
+    for tag in _without_markup(tags).split(","):
         tag = _SPACES.sub(" ", _GLUE.sub(" ", tag)).strip(_TRAILING)
         words = _words(tag)
         if words - known and not _BRAND.search(tag):
@@ -260,17 +260,17 @@ def _clean_tags(tags, said: str) -> list[str]:
 
 def _clean_description(description) -> str:
     sentences = []
-    for sentence in _SENTENCE.split(_plain(description)):
+    for sentence in _SENTENCE.split(_without_markup(description)):
         sentence = _EMOTICON.sub(" ", _FORMAT.sub(" ", sentence.replace("_", " ")))
         if _BOILERPLATE.search(sentence):
             continue
-        told = _without_equipment(sentence)
-        count, brands = len(_WORD.findall(told)), len(_BRAND.findall(told))
-        # What is left is the stump of "The sound was recorded with ...", or a list of equipment.
-        if (told != sentence and count < 3) or count < 8 * brands:
+        rest = _without_equipment(sentence)
+        count, brands = len(_WORD.findall(rest)), len(_BRAND.findall(rest))
+        # Dropped: the rest of "The sound was recorded with ...", and lists of equipment.
+        if (rest != sentence and count < 3) or count < 8 * brands:
             continue
         sentence = (
-            _BEFORE_STOP.sub("", _SPACES.sub(" ", _EMPTY_BRACKETS.sub(" ", told)))
+            _BEFORE_STOP.sub("", _SPACES.sub(" ", _EMPTY_BRACKETS.sub(" ", rest)))
             .lstrip(_TRAILING)
             .rstrip(" ,;:-–—_|+~*=<>")
         )
