@@ -4,7 +4,8 @@
 
 Writes BSD10k/, BSD35k-CS/, evaluation/, FSD50K/, nsynth-train/ and nsynth-valid/ under the output folder, beside them
 `evaluation_truth.csv` (the hidden labels of the evaluation set, which no loader reads) and, last, `dataset.json`.
-The same seed gives the same tables and samples, whatever the number of workers.
+The same seed gives the same tables and samples, whatever the number of workers. Labels of BSD35k-CS are wrong on
+purpose, and harm as the real ones do: see `generator.plan`.
 
 `captioned_clips` draws any number of further clips with their texts, for pretraining.
 """
@@ -29,7 +30,7 @@ import soundfile
 from generator.labels import DESCRIPTIONS, EVENTS, VOCABULARY, smear
 from generator.notes import NOTES
 from generator.parts import Draw, band, normalise, reverb
-from generator.plan import PLAN, SIZES, SOUND, TEXT, Note, generator, plan, plan_clips
+from generator.plan import PLAN, SIZES, SOUND, TEXT, Note, crowd_label, generator, plan, plan_clips
 from generator.synthesis import record, synthesise
 from generator.texts import OTHER_SYLLABLES, freesound_metadata, make_uploaders
 from threadpoolctl import threadpool_limits
@@ -37,7 +38,7 @@ from tqdm import tqdm
 
 from haf_utils.taxonomy import CLASS_IDX, CLASSES, NAMES, TOP_NAMES
 
-VERSION = 1  # of the recipes: a dataset of another version is made again
+VERSION = 2  # of the recipes: a dataset of another version is made again
 FOLDERS = ("BSD10k", "BSD35k-CS", "evaluation", "FSD50K", "nsynth-train", "nsynth-valid")
 FIRST_PRETRAINING_SEED = 1000  # seeds below belong to embedded datasets, so that pretraining never sees one
 BSD_COLUMNS = (
@@ -196,6 +197,9 @@ def tables(layouts, labels, texts, seed):
     sure = rng.choice(5, len(layouts["BSD10k"]), p=[0.01, 0.04, 0.15, 0.35, 0.45]) + 1
     result = bsd_tables("BSD10k", layouts["BSD10k"], found["BSD10k"], labels, sure.tolist())
     crowd = layouts["BSD35k-CS"]
+    labels = labels | {
+        clip.path: crowd_label(clip, texts[clip.path]["title"], labels[clip.path], seed) for clip in crowd
+    }
     result |= bsd_tables("BSD35k-CS", crowd, found["BSD35k-CS"], labels, [""] * len(crowd))
     hidden = [("anonymous_id", "title", "tags", "description")]
     truth = [("anonymous_id", "class")]
