@@ -299,8 +299,8 @@ def _read(file: soundfile.SoundFile, sound: Sound, use: Callable | None, seconds
         sound.frames += len(samples)
         if sound.frames > most:
             raise AudioError(file.name, _too_long(sound.frames, sound))
-        mean = samples[:, 0].copy() if channels == 1 else samples.mean(axis=1)
         with np.errstate(invalid="ignore", over="ignore"):
+            mean = samples[:, 0].copy() if channels == 1 else samples.mean(axis=1)
             sound.energy += np.einsum("ij,ij->j", samples, samples, dtype=np.float64)
             sound.mono_energy += float(np.dot(mean, mean))
         sound.peak = max(sound.peak, float(np.abs(samples).max(initial=0.0)))

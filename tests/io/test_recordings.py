@@ -144,6 +144,13 @@ def test_floats_on_the_scale_of_integers_are_refused_with_their_peak(tmp_path, s
     assert prepare(tmp_path / "a.wav", RATE).max() == 32_767
 
 
+@pytest.mark.filterwarnings("error")
+def test_absurd_floats_are_named_without_a_warning(tmp_path):
+    data = write(tmp_path / "a.wav", noise(5000, 2), subtype="FLOAT")
+    (tmp_path / "a.wav").write_bytes(data[:9001] + b"x" * 51 + data[9001:])
+    assert scan(tmp_path / "a.wav").problem.split(":")[0] in ("not finite", "out of range")
+
+
 def test_what_is_no_file_is_named_at_once(tmp_path):
     os.mkfifo(tmp_path / "pipe.wav")
     (tmp_path / "link.wav").symlink_to("nowhere")
