@@ -1,7 +1,7 @@
 """Faster ways through the networks of laion-clap and transformers, with the same results.
 
-`haf_utils.clap` has the plain way beside each. A leaf: it imports torch and nothing else of this project. The modules
-are the user's to switch off: with the environment variable `HAF_FAST=0` everything takes the plain way.
+`haf_utils.clap` has the plain way beside each, and takes it where the environment has `HAF_FAST=0`. This folder is a
+leaf: it imports torch and nothing else of this project. `threads` computes nothing by itself and has no switch.
 """
 
 from __future__ import annotations

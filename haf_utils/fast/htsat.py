@@ -30,7 +30,9 @@ def encode(htsat: nn.Module, image: torch.Tensor, recompute: bool = False) -> to
     size = tuple(htsat.patch_embed.img_size)
     if image.shape[2:] != size:
         raise ValueError(f"images must be (batch, 1, {size[0]}, {size[1]}), got {tuple(image.shape)}")
-    x = _patches(htsat, image)
+    # In fp32 under autocast too: bf16 embeddings come nearer to those in fp32 where the sum over blocks is not rounded.
+    with torch.autocast(image.device.type, enabled=False):
+        x = htsat.pos_drop(htsat.patch_embed(image))
     for layer in htsat.layers:
         order = ("rows", *layer.input_resolution)
         for block in layer.blocks:
@@ -40,19 +42,6 @@ def encode(htsat: nn.Module, image: torch.Tensor, recompute: bool = False) -> to
         if layer.downsample is not None:
             x = _downsample(layer.downsample, x, order)
     return htsat.norm(x).mean(dim=1)  # in whichever order
-
-
-def _patches(htsat: nn.Module, image: torch.Tensor) -> torch.Tensor:
-    """Images -> tokens (B, L, C) of the first layer, row by row, by a product with the pixels of each patch.
-
-    In fp32 under autocast too: bf16 embeddings come nearer to those in fp32 where the sum over blocks is not rounded.
-    """
-    embed = htsat.patch_embed
-    (height, width), (down, right), (above, left) = embed.proj.kernel_size, embed.proj.stride, embed.proj.padding
-    with torch.autocast(image.device.type, enabled=False):
-        patches = F.pad(image, (left, left, above, above)).unfold(2, height, down).unfold(3, width, right)
-        pixels = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2)
-        return htsat.pos_drop(embed.norm(F.linear(pixels, embed.proj.weight.flatten(1), embed.proj.bias)))
 
 
 def _block(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -101,7 +90,7 @@ def _fused(query, key, value, bias: torch.Tensor, dropout: float, scale: float) 
 
 def _downsample(merging: nn.Module, x: torch.Tensor, order: Order) -> torch.Tensor:
     """Swin's patch merging: tokens (B, L, C) in `order` -> (B, L / 4, 2C) row by row; one gather puts the four tokens
-    that become one side by side. In fp32 under autocast too, as `_patches`."""
+    that become one side by side. In fp32 under autocast too, as the first tokens."""
     x = _reorder(x, order, ("squares", *merging.input_resolution))
     with torch.autocast(x.device.type, enabled=False):
         return linear(merging.reduction, merging.norm(x.view(len(x), -1, *merging.norm.normalized_shape)))

@@ -1,7 +1,6 @@
 """The fast way through HTSAT equals laion-clap's: same embeddings, same gradients, in fp32 and nearly in bf16."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from haf_utils.clap import ClapNetwork
-from haf_utils.fast.htsat import _fused, _patches, _plain, encode, permutation
+from haf_utils.fast.htsat import _fused, _plain, encode, permutation
 from haf_utils.fast.ops import gather, linear
 from haf_utils.profiles import AudioConfig, profile
 
@@ -107,17 +106,6 @@ def test_images_of_another_size_are_refused(htsat, bf16):
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         with pytest.raises(ValueError, match="images must be"):
             encode(htsat, torch.zeros(1, 1, CONFIG.spec_size, 2 * CONFIG.spec_size))
-
-
-@pytest.mark.parametrize("size, stride, channels", [(4, 4, 1), (16, 10, 1), ((8, 4), (4, 2), 3), (7, 4, 2)])
-def test_patches_are_the_convolutions(size, stride, channels):
-    pairs = [(each, each) if isinstance(each, int) else each for each in (size, stride)]
-    padding = tuple((of - step) // 2 for of, step in zip(*pairs, strict=True))  # laion-clap's
-    conv = nn.Conv2d(channels, 6, size, stride, padding)
-    embed = SimpleNamespace(proj=conv, norm=nn.LayerNorm(6))
-    image = torch.randn(2, channels, 32, 48)
-    found = _patches(SimpleNamespace(patch_embed=embed, pos_drop=nn.Identity()), image)
-    torch.testing.assert_close(found, embed.norm(conv(image).flatten(2).mT), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
