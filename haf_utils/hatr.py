@@ -1,7 +1,7 @@
 """HATR, the challenge's official baseline, from its published description: a deep classifier on frozen CLAP embeddings.
 
-It is the control that a CLAP fine-tuned end to end has to beat. What the description leaves open is ours: where the
-activations of a residual block stand, and the bias of the Xavier-initialised layers (0).
+It is the control that a CLAP fine-tuned end to end has to beat. Ours, since the description leaves it open: where a
+residual block has its activations, and the biases of the Xavier-initialised layers (0).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Residual(nn.Module):
 class Hatr(nn.Module):
     """`Features` of a batch -> `Output`; 7,319,513 parameters with 512-d embeddings and 23 classes.
 
-    It was not made for missing texts: their zero embedding is an embedding like any other.
+    The baseline has no state for a missing text: it reads the zero embedding like any other.
     """
 
     def __init__(self, embedding: int = 512, dropout: float = DROPOUT):
@@ -119,9 +119,9 @@ def train_hatr(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = Hatr(inputs.audio.shape[1]).to(device)
-    # One pass over weights, gradients and moments: on a CPU, as long again as the rest of a step otherwise.
-    optimiser = torch.optim.Adam(model.parameters(), lr=RATE, weight_decay=WEIGHT_DECAY, fused=True)
-    scheduler = torch.optim.lr_scheduler.StepLR(optimiser, STEP_EPOCHS, STEP_FACTOR)
+    # Fused: one pass over weights, gradients and moments, much faster on a CPU.
+    optimizer = torch.optim.Adam(model.parameters(), lr=RATE, weight_decay=WEIGHT_DECAY, fused=True)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, STEP_EPOCHS, STEP_FACTOR)
     truth = torch.from_numpy(np.array(labels)).to(device)
     batch = min(BATCH, len(train))
     history, best, best_accuracy, best_epoch = [], None, -1.0, 0
@@ -140,9 +140,9 @@ def train_hatr(
                     inputs.presence[rows],
                 )
                 loss = F.cross_entropy(model(features).logits, truth[rows], label_smoothing=SMOOTHING)
-                optimiser.zero_grad(set_to_none=True)
+                optimizer.zero_grad(set_to_none=True)
                 loss.backward()
-                optimiser.step()
+                optimizer.step()
                 losses.append(loss.item())
         scheduler.step()
         scores = _validate(model, inputs, labels, validation)
