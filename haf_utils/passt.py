@@ -1,8 +1,8 @@
-"""PaSST as an embedding of audio: hear21passt's own network, with this project's own mel front end.
+"""PaSST as an audio encoder: hear21passt's network with this project's mel front end.
 
-hear21passt's front end needs torchaudio, builds its filter bank anew at every call and prints; `log_mel` gives the same
-values without. Its network (Koutini et al., "Efficient Training of Audio Transformers with Patchout", 2022) is built
-from `profiles.PasstConfig`, without its AudioSet heads: what classifies is `model.LinearClassifier`, as in PaSST a
+hear21passt's front end needs torchaudio, builds its filter bank at every call and prints; `log_mel` gives the same
+values without that. The network (Koutini et al., "Efficient Training of Audio Transformers with Patchout", 2022) is
+built from `profiles.PasstConfig` without its AudioSet heads. Its classifier is `model.LinearClassifier`: as in PaSST, a
 LayerNorm and a linear layer on the mean of the two class tokens.
 """
 
@@ -32,10 +32,9 @@ N_FFT, WINDOW, HOP = 1024, 800, 320  # samples
 MEL_BINS, FMIN, FMAX = 128, 0.0, 15_000.0  # Kaldi mel bands, Hz; fmax is half the rate less half its training jitter
 FLOOR = 1e-5  # added to the power before the logarithm
 SHIFT, SCALE = 4.5, 5.0  # PaSST's fixed normalisation: (x + 4.5) / 5
-SHORTEST = N_FFT // 2 + 2  # samples: reflecting the ends takes half a frame beside the one that pre-emphasis costs
+SHORTEST = N_FFT // 2 + 2  # samples: pre-emphasis removes one, and the reflected padding needs more than half a frame
 
-# Weights of hear21passt's models that are known here, with their SHA-256 (not stated by PaSST's own page; several
-# public projects agree on it).
+# hear21passt's models supported here -> SHA-256 of the weights, as several public projects state it (PaSST does not).
 SHA256 = {"passt_s_swa_p16_128_ap476": "302903fa8c4aee817b11dc982da0b29aaf8d11a3e722420476d0a12c9db70c2c"}
 
 
@@ -63,7 +62,7 @@ def log_mel(waveforms: torch.Tensor) -> torch.Tensor:
     """Waveforms (B, samples) at 32 kHz, in [-1, 1] or int16 -> log-mel (B, 128, frames), as PaSST's at evaluation.
 
     frames = (samples - 1) // 320 + 1, of 10 ms; values in about [-1.4, 2]. Always float32, on the waveforms' device.
-    Each clip by itself: nothing depends on the batch. Raises ValueError unless (B, samples), samples >= 514.
+    Values do not depend on the rest of the batch. Raises ValueError unless (B, samples), samples >= 514.
     """
     if waveforms.ndim != 2 or waveforms.shape[1] < SHORTEST:
         raise ValueError(
@@ -72,7 +71,7 @@ def log_mel(waveforms: torch.Tensor) -> torch.Tensor:
     with torch.autocast(waveforms.device.type, enabled=False):
         if waveforms.device.type != "cpu":
             return _log_mel(waveforms)
-        # Clip by clip, what lies between waveform and mel stays in the cache: several times faster.
+        # Clip by clip, so that the spectrum stays in the processor's cache.
         return torch.cat([_log_mel(clip) for clip in waveforms.split(1)])
 
 
@@ -109,17 +108,16 @@ class PasstNetwork(nn.Module):
             distilled=True,
         )
         self.network.head = self.network.head_dist = nn.Identity()
-        self.recompute_activations = False  # True: less memory in training, for a third more work
+        self.recompute_activations = False  # True: activation checkpointing, less memory and a third more work
 
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         """Waveforms (B, window_samples) at 32 kHz, in [-1, 1] or int16 -> embeddings (B, dim), float32, not normalised.
 
-        A longer clip is heard through windows, a shorter one is repeated (`audio.windows`, `audio.random_window`).
-        Raises ValueError for another length.
+        Raises ValueError for another length: cut or repeat clips first (`audio.windows`, `audio.random_window`).
         """
         if waveforms.shape[-1] != self.config.window_samples:
             raise ValueError(
-                f"PaSST hears {self.config.window_samples} samples at once, got {tuple(waveforms.shape)}: "
+                f"PaSST reads {self.config.window_samples} samples at once, got {tuple(waveforms.shape)}: "
                 "cut or repeat clips with haf_utils.audio.windows"
             )
         return self.embed_mel(log_mel(waveforms))
@@ -127,7 +125,7 @@ class PasstNetwork(nn.Module):
     def embed_mel(self, mel: torch.Tensor) -> torch.Tensor:
         """Log-mel (B, 128, frames) of a window -> embeddings (B, dim), float32."""
         net = self.network
-        # The last one or two of 1,000 frames reach no patch; without them the size is the one of the configuration.
+        # Frames beyond the last whole patch are dropped, as the position embeddings have the size of the configuration.
         patches = net.patch_embed.proj(mel[:, None, :, : self.config.frames])  # (B, dim, rows, columns)
         patches = patches + net.time_new_pos_embed + net.freq_new_pos_embed
         if self.training:
@@ -176,7 +174,7 @@ def _fitting(state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Ten
     state = {
         name: value for name, value in state.items() if not name.startswith(("head.", "head_dist.", "classifier."))
     }
-    found = {
+    differences = {
         "missing": [name for name in expected if name not in state],
         "not expected": [name for name in state if name not in expected],
         "of another shape": [
@@ -185,10 +183,10 @@ def _fitting(state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Ten
             if name in state and state[name].shape != expected[name].shape
         ],
     }
-    if any(found.values()):
+    if any(differences.values()):
         listed = [
             f"{len(names)} weights {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-            for what, names in found.items()
+            for what, names in differences.items()
             if names
         ]
         raise CheckpointError(f"{path} does not fit this PaSST network: {'; '.join(listed)}")

@@ -195,7 +195,7 @@ def test_long_and_short_clips_come_through_the_fixed_windows():
     for samples, count in ((900, 1), (MINI.window_samples, 1), (2 * MINI.window_samples + 5, 3)):
         clip = (1000 * np.sin(np.arange(samples))).astype(np.int16)
         assert network(torch.from_numpy(windows(clip, MINI.window_samples)).float() / 32767).shape == (count, MINI.dim)
-    with pytest.raises(ValueError, match="hears 81600 samples at once, got \\(1, 900\\)"):
+    with pytest.raises(ValueError, match="reads 81600 samples at once, got \\(1, 900\\)"):
         network(noise(1, 900))
 
 
