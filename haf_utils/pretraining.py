@@ -1,13 +1,13 @@
 """Contrastive (continued) pretraining of CLAP on captioned clips.
 
-The objective is CLAP's symmetric InfoNCE: in the similarity matrix of a batch, each clip must find its caption in its
-row (temperature `logit_scale_a`) and each caption its clip in its column (`logit_scale_t`). laion-clap knows two
-losses: by default one temperature serves both directions, with its optional "mlp loss" two further networks and the
-second temperature come in. Ours keeps the default's embeddings, which are the ones used later, and gives each
-direction its own temperature. The rates are ours; Adam's settings are laion-clap's.
+The objective is CLAP's symmetric InfoNCE: in the similarity matrix of a batch, each clip is classified among the
+captions of its row (temperature `logit_scale_a`) and each caption among the clips of its column (`logit_scale_t`).
+laion-clap has two losses: its default uses one temperature for both directions, its optional "mlp loss" two
+temperatures and two further networks. Ours takes the default's embeddings, which are the ones used later, with one
+temperature a direction. The rates are ours; Adam's settings are laion-clap's.
 
-Everything drawn (order, captions, windows, dropout) follows from (seed, epoch) alone. So a run that was stopped goes on
-to the same weights, bit for bit on the CPU, as one that never was.
+All random draws (order, captions, windows, dropout) follow from (seed, epoch) alone, so that a resumed run reaches the
+same weights as an uninterrupted one, on the CPU bit for bit.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ def contrastive_loss(
 ) -> torch.Tensor:
     """Symmetric InfoNCE of B pairs. audio, text: (B, D), L2-normalised; scale_a, scale_t: scalars, 1 / temperature.
 
-    `groups` (B,) int: pairs of one group say the same (a caption that occurs twice in the batch) and are not negatives
-    of each other. Scalar; log(B) where nothing has been learnt, 0 where every pair finds itself for certain.
+    `groups` (B,) int: pairs of one group (a caption that occurs twice in the batch) are not negatives of each other.
+    Scalar; log(B) for equal similarities, 0 where every pair is matched with certainty.
     """
     similarity = audio @ text.T
     same = groups[:, None] == groups[None, :]
@@ -67,8 +67,8 @@ def plan_epoch(sources: np.ndarray, batch: int, shares: Mapping[str, float], see
     """Rows of each batch of an epoch: int (steps, batch); no row occurs twice in an epoch.
 
     sources: (N,) of str. shares: the share of every batch that is drawn from a source; sources without one share the
-    rest in proportion to their size. The epoch ends when a source is used up. Clips that do not fill a last batch wait
-    for another epoch, which has another order. Raises ValueError if not even one batch can be filled.
+    rest in proportion to their size. The epoch ends when a source is used up; clips that do not fill a last batch are
+    left out, others in every epoch. Raises ValueError if not even one batch can be filled.
     """
     rng = clip_generator(seed, "order", epoch)
     counts = {source: round(share * batch) for source, share in shares.items() if (sources == source).any()}
@@ -118,13 +118,13 @@ def pretrain(
     """Train `clap` in place on captioned clips; afterwards it holds the EMA weights. Returns a row an epoch.
 
     table: sound_id, source, captions (list of str, one is drawn each time). stores: audio store of each source
-    (anything with ``samples(sound_id)``). folder: keeps ``resume.pt``, written beside and renamed after each epoch;
+    (anything with ``samples(sound_id)``). folder: keeps ``resume.pt``, written atomically after each epoch;
     called again with the same arguments, training goes on from there. shares: as in `plan_epoch`. accumulate: batches
     a step of the optimizer. evaluate: further columns of the history, from the EMA weights, after each epoch.
     stop_after: stop after that many epochs in all, to go on later.
 
     Raises ValueError for a table that cannot be used or a folder of other settings; FloatingPointError that names the
-    clips of the batch where the loss stopped being finite (the last epoch's checkpoint is kept).
+    clips of the batch whose loss is not finite (the last epoch's checkpoint is kept).
     """
     check_captions(table)
     shares = {"nsynth": settings.nsynth_share} if shares is None else dict(shares)
@@ -188,7 +188,7 @@ def pretrain(
 
 
 def _batch(clap: Clap, table: pd.DataFrame, stores: Mapping, rows: np.ndarray, seed: int, epoch: int):
-    """int16 windows (B, samples), tokens and caption groups (B,) of `rows`; what is drawn depends on clip and epoch."""
+    """int16 windows (B, samples), tokens and caption groups (B,) of `rows`; random draws depend on clip and epoch."""
     waveforms, captions = empty_windows(len(rows), clap.config.audio.window_samples, clap.device), []
     clips = table.iloc[rows]
     columns = clips["sound_id"].astype(str), clips["source"], clips["captions"]
@@ -256,12 +256,12 @@ def _resume(file: Path, identity: str, network, optimizer, ema: Ema) -> list[dic
 
 
 def retrieval_scores(audio: np.ndarray, text: np.ndarray, groups: np.ndarray | None = None) -> dict[str, float]:
-    """How well clips and captions find each other: R@1, R@5, R@10 and mAP@10, both ways, in [0, 1].
+    """Retrieval of captions by clips and of clips by captions: R@1, R@5, R@10 and mAP@10, in [0, 1].
 
     audio, text: (N, D) L2-normalised embeddings of N pairs. groups: (N,) ints; pairs of one group (the same caption)
-    are right answers for each other. Without it only the own partner is right. R@k counts queries with a right answer
-    among the k nearest; mAP@10 is the mean over queries of the precision at each right answer among the ten nearest,
-    divided by the number of right answers that could be there (DCASE's language-based retrieval).
+    are right answers for each other; without it only the query's pair is right. R@k is the share of queries with a
+    right answer among the k nearest; mAP@10 is the mean over queries of the precision at each right answer among the
+    ten nearest, divided by the number of right answers that could be there (DCASE's language-based retrieval).
     """
     groups = np.arange(len(audio)) if groups is None else np.asarray(groups)
     scores = {}
@@ -270,9 +270,9 @@ def retrieval_scores(audio: np.ndarray, text: np.ndarray, groups: np.ndarray | N
         for first in range(0, len(queries), 1024):
             similarity = queries[first : first + 1024] @ items.T
             nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :10]
-            own = groups[first : first + 1024, None]
-            hits.append(groups[nearest] == own)
-            possible.append((groups[None] == own).sum(1))
+            query_groups = groups[first : first + 1024, None]
+            hits.append(groups[nearest] == query_groups)
+            possible.append((groups[None] == query_groups).sum(1))
         hits, possible = np.concatenate(hits), np.concatenate(possible)
         for k in (1, 5, 10):
             scores[f"{name}_R@{k}"] = float(hits[:, :k].any(1).mean())
