@@ -61,7 +61,7 @@ def classify(model: Model, features: Features, batch: int = 4096) -> tuple[np.nd
 
 
 def view_noise(ids: Sequence[str], seed: int, sizes: tuple[int, int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """View after view, standard normal noise for the audio (N, sizes[0]) and the text (N, sizes[1]) of each clip.
+    """For one view after the other, standard normal noise on audio (N, sizes[0]) and text (N, sizes[1]) embeddings.
 
     Drawn from (seed, sound_id) alone, so that a view repeats exactly and does not depend on the batch.
     """
@@ -86,19 +86,19 @@ def predict(
     """Plain posteriors and those of `views` stochastic views (report, section 4: five) of `rows` -> `Predictions`.
 
     A view is a random window (a random offset of a short clip) and Gaussian noise of `deviation` on the embeddings.
-    Cached embeddings have noise views only. What a view does not change is not computed again: texts are embedded
-    once, and cached clips never run a backbone. ids (R,), labels (R,) belong to `rows` (R,).
+    Cached embeddings have noise views only. What is equal in all views is computed once: the texts' embeddings, and
+    all embeddings that are cached. ids (R,), labels (R,) belong to `rows` (R,).
     """
     plain = embed_rows(model, inputs, rows, batch)
     posteriors, weights = classify(model, plain)
     sizes = (plain.audio.shape[1], plain.text.shape[1])
-    seen, noise = [], view_noise(ids, seed, sizes)
+    of_views, noise = [], view_noise(ids, seed, sizes)
     for view in range(views):
         audio = embed_audio_view(model, inputs, rows, batch, (seed, view)) if inputs.live else plain.audio
         audio_noise, text_noise = (torch.from_numpy(n).to(audio) for n in next(noise))
         noisy = Features(audio + deviation * audio_noise, plain.text + deviation * text_noise, plain.presence)
-        seen.append(classify(model, noisy)[0])
-    return Predictions(ids, labels, np.stack(seen) if seen else posteriors[None], posteriors, weights)
+        of_views.append(classify(model, noisy)[0])
+    return Predictions(ids, labels, np.stack(of_views) if of_views else posteriors[None], posteriors, weights)
 
 
 @torch.no_grad()
