@@ -1,4 +1,4 @@
-"""How a model is fed: cached embeddings, or windows of sound and tokens.
+"""Inputs of a model: cached embeddings, or audio windows and tokens.
 
 `head` training keeps the backbone frozen: its embeddings are computed once (`CachedInputs`). `joint` training runs the
 backbone on waveforms and tokens (`LiveInputs`). Everything after the embeddings is the same code for both.
@@ -22,12 +22,12 @@ __all__ = ["Batch", "CachedInputs", "LiveInputs", "clip_generator", "torch_seed"
 
 
 def clip_generator(*key: int | str) -> np.random.Generator:
-    """A generator of its own for a clip, a view, an epoch: the same `key` draws the same, whatever else is drawn."""
+    """The random generator of a clip, view or epoch: its draws depend on `key` alone, not on what else is drawn."""
     return np.random.default_rng([zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key])
 
 
 def torch_seed(*key: int | str) -> int:
-    """A seed for what torch draws, from a `key` as above."""
+    """A seed for torch's generators, from a `key` as above."""
     return int(clip_generator(*key).integers(2**62))
 
 
@@ -39,7 +39,7 @@ class CachedInputs:
     text: torch.Tensor
     presence: torch.Tensor
 
-    live = False  # a view cannot change a cached embedding
+    live = False  # windows cannot be drawn again
 
     @property
     def device(self) -> torch.device:
@@ -54,7 +54,7 @@ class CachedInputs:
 
 @dataclass(frozen=True)
 class Batch:
-    """windows (W, samples) int16 with the place (W,) in the batch of the clip that each belongs to; padded tokens;
+    """windows (W, samples) int16; clip (W,): the position of each window's clip in the batch; tokens, padded;
     presence (B,)."""
 
     windows: torch.Tensor
@@ -64,9 +64,9 @@ class Batch:
 
 
 class LiveInputs:
-    """Waveforms and tokens for a backbone that trains along.
+    """Waveforms and tokens for a backbone that is trained, or that embeds other windows in each view.
 
-    corpus: clips and texts; window: samples the network hears; tokens: input ids of each row's text (list of int
+    corpus: clips and texts; window: samples that the network reads; tokens: input ids of each row's text (list of int
     lists); presence (N,) of the texts; device; precision "fp32" or "bf16" (autocast; the mel front ends stay in fp32).
     """
 
@@ -89,20 +89,20 @@ class LiveInputs:
     def prepare(self, rows: np.ndarray, key: tuple | None = None) -> Batch:
         """Cut the windows of `rows` and pad their tokens, on the CPU.
 
-        Without a `key` each clip gives its fixed windows; with one (a seed and an epoch, or a seed and a view) it gives
-        one random window, drawn from `key` and the clip's id alone.
+        Without a `key`: the fixed windows of each clip. With a `key` (seed and epoch, or seed and view): one random
+        window a clip, drawn from `key` and the clip's id alone.
         """
         if key is None:
             cut = [windows(self.corpus.samples(row), self.window) for row in rows]
-            number = [len(of_clip) for of_clip in cut]
-            together = empty_windows(sum(number), self.window, self.device)
-            np.concatenate(cut, out=together.numpy())
+            number = [len(clip_windows) for clip_windows in cut]
+            waveforms = empty_windows(sum(number), self.window, self.device)
+            np.concatenate(cut, out=waveforms.numpy())
         else:
-            number, together = [1] * len(rows), empty_windows(len(rows), self.window, self.device)
-            for row, place in zip(rows, together.numpy(), strict=True):
+            number, waveforms = [1] * len(rows), empty_windows(len(rows), self.window, self.device)
+            for row, place in zip(rows, waveforms.numpy(), strict=True):
                 random_window(self.corpus.samples(row), clip_generator(*key, self.ids[row]), place)
         return Batch(
-            together,
+            waveforms,
             torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(number)),
             pad_tokens([self.tokens[row] for row in rows]),
             self.presence[rows],
@@ -112,14 +112,14 @@ class LiveInputs:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def embed_audio(self, model: Model, batch: Batch) -> torch.Tensor:
-        """(B, E): the windows' embeddings averaged over each clip, and of length 1 again for CLAP."""
+        """(B, E): the windows' embeddings averaged over each clip, and for CLAP L2-normalised again."""
         with self.autocast():
-            each = model.backbone.embed_audio(batch.windows.to(self.device, non_blocking=True))
-        sums = each.new_zeros((len(batch.presence), each.shape[1]), dtype=torch.float32)
-        # Counted here, and sent without waiting: else the GPU would have to be done before it gets anything more to do.
+            embeddings = model.backbone.embed_audio(batch.windows.to(self.device, non_blocking=True))
+        sums = embeddings.new_zeros((len(batch.presence), embeddings.shape[1]), dtype=torch.float32)
+        # Counted on the CPU and copied asynchronously: counting on the GPU would force a synchronisation.
         number = torch.bincount(batch.clip, minlength=len(sums))[:, None].to(self.device, non_blocking=True)
-        owner = batch.clip.to(self.device, non_blocking=True)
-        mean = sums.index_add(0, owner, each.float()) / number
+        clip = batch.clip.to(self.device, non_blocking=True)
+        mean = sums.index_add(0, clip, embeddings.float()) / number
         return F.normalize(mean, dim=1) if model.backbone.normalised else mean
 
     def embed(self, model: Model, batch: Batch) -> Features:
