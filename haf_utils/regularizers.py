@@ -1,7 +1,7 @@
 """Regularizers: mixup, Gaussian noise and text dropout on embeddings, and the moving average of the weights.
 
-The first three act after CLAP and before the classifier (report, section 4), on `Features`, and draw from the generator
-that they are given.
+The first three act on `Features`, after CLAP and before the classifier (report, section 4), and draw from the generator
+that is passed to them.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ def drop_texts(features: Features, generator: torch.Generator, probability: floa
 
 
 class Ema:
-    """A shadow copy of `model` that follows it slowly; used for validation and inference.
+    """Exponential moving average (EMA) of the weights of `model`, used for validation and inference.
 
     Floating-point parameters and buffers are averaged, all others (HTSAT's relative_position_index, BatchNorm's
-    num_batches_tracked) copied: averaging integers destroys them. The decay warms up as
-    min(decay, (1 + t) / (10 + t)) at update t, so that a short training is not held at its initial weights.
+    num_batches_tracked) copied: averages of integers are meaningless. The decay warms up as
+    min(decay, (1 + t) / (10 + t)) at update t, so that after a short training the initial weights do not dominate.
     The EMA of a model that does not change equals it bit for bit.
     """
 
@@ -75,7 +75,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
-        """Move one step towards `model` (same architecture). To be called after each optimiser step."""
+        """Move one step towards `model` (same architecture). To be called after each optimizer step."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         pairs = zip(_tensors(self.model), _tensors(model), strict=True)
@@ -96,5 +96,5 @@ class Ema:
 
 
 def _tensors(model: nn.Module) -> chain:
-    """All that `update` moves. Cheaper than a state dict, which a small head would spend a tenth of its training on."""
+    """Parameters and buffers. A state dict would be slow enough to matter for a small head."""
     return chain(model.parameters(), model.buffers())
