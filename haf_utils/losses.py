@@ -1,7 +1,7 @@
-"""Target distributions and the losses that read them.
+"""Target distributions, and the losses between them and the model's logits.
 
-A target is a distribution over the 23 classes, a row a clip. Targets are made before mixup, so that interpolation acts
-on ready-made soft targets (a mixup that smooths by itself would spread mass over unrelated classes again).
+A target is a distribution over the 23 classes, a row a clip. Targets are smoothed before mixup interpolates them, so
+that the smoothing mass stays on related classes.
 """
 
 from __future__ import annotations
@@ -71,8 +71,8 @@ def targets(labels: torch.Tensor, kind: str, smoothing: float = 0.1) -> torch.Te
 def soft_cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """-sum(target * log softmax(logits)) over the batch, divided by the sum of `target`: the mean over its clips.
 
-    logits, target (B, C) -> scalar. A clip of weight w has a target row that sums to w, so that mixup, which blends
-    targets, blends weights as well. Computed in float32, whatever the precision of the network.
+    logits, target (B, C) -> scalar. The target row of a clip of weight w sums to w: mixup, which blends targets, blends
+    weights as well. Computed in float32, whatever the precision of the network.
     """
     return -(target * F.log_softmax(logits.float(), dim=-1)).sum() / target.sum()
 
@@ -85,7 +85,7 @@ def top_level(probabilities: torch.Tensor) -> torch.Tensor:
 def top_level_cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Cross-entropy between top-level target and top-level posterior, both sums over leaves; scalar, as above.
 
-    An auxiliary loss, off by default: the report considers the top level through its targets alone.
+    An auxiliary loss, off by default: in the report the top level enters through the targets alone.
     """
     log_posterior = F.log_softmax(logits.float(), dim=-1)
     # log of a sum of posteriors, without leaving the log domain
