@@ -32,7 +32,7 @@ __all__ = [
 
 
 class Features(NamedTuple):
-    """What the classifier reads of a batch.
+    """A batch as the classifier reads it.
 
     audio (B, E) and text (B, E): embeddings; presence (B,) in [0, 1]: 1 where a clip has a text, 0 where it has none,
     between the two where mixup blended a present text with a missing one. The text of a clip without text is zero.
@@ -44,7 +44,7 @@ class Features(NamedTuple):
 
 
 class Output(NamedTuple):
-    """logits (B, 23); weights (B, 2): how much the fusion took of audio and of text, rows sum to at most 1."""
+    """logits (B, 23); weights (B, 2): the share of audio and of text in the fusion, rows sum to at most 1."""
 
     logits: torch.Tensor
     weights: torch.Tensor
@@ -82,8 +82,8 @@ class HafClassifier(nn.Module):
     embedding: size E of CLAP's embeddings; latent: size L of the task-oriented space (ours: 256); dropout 0.3 (report);
     modality "both", "audio" or "text"; fusion "attention" (the report), "concatenation" or "mean"; gating as above.
 
-    A missing text is a state of its own: its presence p = 0 enters the attention as + log p, which makes its weight
-    exactly 0, and a clip that mixup gave half a text counts half of it.
+    The presence p of the text enters the attention as + log p: a missing text (p = 0) has weight exactly 0, and where
+    mixup blended a text with a missing one, p scales the odds of the text against the audio.
     """
 
     def __init__(
@@ -121,13 +121,13 @@ class HafClassifier(nn.Module):
 
     def forward(self, features: Features) -> Output:
         presence = features.presence
-        nothing = torch.zeros_like(presence)
+        zeros = torch.zeros_like(presence)
         if self.modality == "audio":
-            fused, weights = self.audio(features.audio), torch.stack([nothing + 1, nothing], dim=1)
+            fused, weights = self.audio(features.audio), torch.stack([zeros + 1, zeros], dim=1)
         elif self.modality == "text":
-            # Without a text nothing reaches the classifier but its bias, which learns the class prior.
+            # Without a text the logits are the classifier's bias, which learns the class prior.
             fused = self.text(features.text) * presence[:, None]
-            weights = torch.stack([nothing, presence], dim=1)
+            weights = torch.stack([zeros, presence], dim=1)
         else:
             audio, text = self.audio(features.audio), self.text(features.text)
             weights = self.fusion_weights(audio, text, presence)
@@ -161,15 +161,15 @@ class LinearClassifier(nn.Module):
 
 
 class TextAuxClassifier(nn.Module):
-    """Tiny Text-Aux CLAP (report, section 4, task1-3): the text teaches in training, the audio alone answers.
+    """Tiny Text-Aux CLAP (report, section 4, task1-3): the text is auxiliary in training, inference is on audio alone.
 
     The challenge lists this system as audio only, so the text branch is read as a training-time auxiliary: a text
     classifier and an audio-to-text alignment shape the audio latent and are not used afterwards. `text_at_inference` is
     this project's extension: the text's latent enters as a gated residual.
 
-    `Features` of a batch -> `Output`; in training `auxiliary_loss` adds what the texts teach.
+    `Features` of a batch -> `Output`; in training `auxiliary_loss` is added.
 
-    text_weight: weight of the auxiliary text classifier (design choice: 0.3); alignment_weight: weight of the
+    text_weight: weight of the auxiliary text classifier (ours: 0.3); alignment_weight: weight of the
     audio-to-text alignment, 1 - cosine between the audio latent and the text latent (ours: 0.1).
     """
 
@@ -202,13 +202,13 @@ class TextAuxClassifier(nn.Module):
         return Output(self.classifier(latent), torch.stack([1 - text_share, text_share], dim=1))
 
     def auxiliary_loss(self, features: Features, target: torch.Tensor) -> torch.Tensor:
-        """Scalar: what the texts add to the classification loss; a clip counts by the presence of its text.
+        """Scalar to be added to the classification loss; a clip counts by the presence of its text.
 
         target (B, 23): a row sums to the weight of its clip, as for `losses.soft_cross_entropy`.
         """
         text = self.text(features.text)
         losses = -(target * F.log_softmax(self.text_classifier(text).float(), dim=-1)).sum(-1)
-        # The text latent is the teacher: the alignment moves the audio latent only.
+        # Detached: the alignment moves the audio latent only.
         alignment = 1 - F.cosine_similarity(self.audio(features.audio), text.detach(), dim=-1)
         weights = target.sum(-1)
         per_clip = self.text_weight * losses + self.alignment_weight * weights * alignment
@@ -216,7 +216,7 @@ class TextAuxClassifier(nn.Module):
 
 
 class Model(nn.Module):
-    """backbone: embeds (None in head training); classifier: `Features` -> `Output`."""
+    """backbone: audio and tokens -> embeddings (None in head training); classifier: `Features` -> `Output`."""
 
     def __init__(self, backbone: nn.Module | None, classifier: nn.Module):
         super().__init__()
