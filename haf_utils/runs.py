@@ -1,4 +1,4 @@
-"""The run folder: all that a trained model leaves behind, and all that ablations and ensembles read.
+"""The run folder: the results of a trained model, and all that ablations and ensembles read.
 
     config.json         every resolved parameter, versions, digests of the data, checkpoint and code it depends on
     split.csv           sound_id, part (train, validation, test, evaluation)
@@ -35,8 +35,8 @@ class RunError(ValueError):
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model says of N clips: ids (N,) str, labels (N,) int (-1 unknown), posteriors (V, N, 23) a view,
-    plain (N, 23) without test-time augmentation, weights (N, 2) of audio and text in the fusion, plain too."""
+    """Predictions for N clips: ids (N,) str, labels (N,) int (-1 unknown), posteriors (V, N, 23) of V views; without
+    test-time augmentation, plain (N, 23) posteriors and weights (N, 2) of audio and text in the fusion."""
 
     ids: np.ndarray
     labels: np.ndarray
@@ -71,7 +71,7 @@ class Run:
 
 
 def write_predictions(path: Path | str, predictions: dict[str, Predictions]) -> None:
-    """All parts into one .npz, posteriors as float32, with the class codes that their columns mean."""
+    """All parts into one .npz, posteriors as float32, with the class codes of their columns."""
     arrays: dict[str, np.ndarray] = {"classes": np.array(CLASSES)}
     for part, p in predictions.items():
         arrays |= {f"{part}_ids": p.ids.astype(str), f"{part}_labels": p.labels.astype(np.int64)}
@@ -98,7 +98,7 @@ def read_predictions(path: Path | str) -> dict[str, Predictions]:
 
 
 def finished(folder: Path | str) -> bool:
-    """Whether the run in `folder` came to its end."""
+    """Whether the run in `folder` is complete."""
     return (Path(folder) / "metrics.json").is_file()
 
 
