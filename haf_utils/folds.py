@@ -1,8 +1,8 @@
-"""Splits of a clips table: the official folds, and the folds that come closest to them with uploaders kept apart.
+"""Splits of a clips table: the official folds, and the closest folds in which no two parts share an uploader.
 
 A fold is a tuple (train, validation, test) of index arrays into the rows of the table, disjoint and complete.
-One uploader's clips sound and read alike, so a random split measures in part how well uploaders are recognised; the
-grouped folds measure what is left when test uploaders were never heard in training.
+Clips of one uploader are similar in sound and text, so a random split measures in part how well uploaders are
+recognised; grouped folds measure the score on uploaders that are not in training.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def official_folds(labels) -> list[Fold]:
 
     For small recordings of one's own, where that is not defined, two rules are added. A class with fewer clips than
     folds cannot be in every test part: its clips are in the training part of every fold and never scored, and a
-    UserWarning names it. A validation part smaller than the number of classes gets one clip a class.
+    UserWarning names it. A validation part smaller than the number of classes gets as many clips as classes.
 
     Raises ValueError for labels outside the taxonomy, or if no class has five clips.
     """
@@ -72,7 +72,7 @@ def official_folds(labels) -> list[Fold]:
         enough = np.ceil(VALIDATION * len(rest)) >= classes
         inner = StratifiedShuffleSplit(1, test_size=VALIDATION if enough else classes, random_state=SEED)
         train, validation = next(inner.split(rest, labels[big[rest]]))
-        # In scikit-learn's own order, so that the arrays are the official ones, too.
+        # In scikit-learn's order, so that the arrays equal the official ones.
         folds.append((np.append(big[rest[train]], tiny), big[rest[validation]], big[test]))
     return folds
 
@@ -131,7 +131,7 @@ def deviation(table: pd.DataFrame, split: Fold, reference: Fold) -> pd.DataFrame
 def without_uploaders(table: pd.DataFrame, held_out: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     """`table` without clips of the uploaders in `held_out`, and how many were removed.
 
-    For BSD35k-CS beside a grouped split of BSD10k: its clips of validation and test uploaders must go too.
+    With a grouped split of BSD10k, BSD35k-CS loses the clips of validation and test uploaders.
     """
     keep = ~table.uploader.isin(set(held_out.uploader) - {""})
     return table[keep].reset_index(drop=True), int((~keep).sum())
@@ -143,7 +143,7 @@ def write_split(path: str | os.PathLike, table: pd.DataFrame, split: Fold) -> No
     for name, rows in zip(PARTS, split, strict=False):
         part[rows] = name
     content = pd.DataFrame({"sound_id": table.sound_id.to_numpy(), "part": part})[part != ""]
-    atomic_write(path, lambda beside: content.to_csv(beside, index=False))
+    atomic_write(path, lambda temporary: content.to_csv(temporary, index=False))
 
 
 def _groups(table: pd.DataFrame) -> np.ndarray:
@@ -163,12 +163,12 @@ def _partition(counts: np.ndarray, targets: np.ndarray, seed: int, restarts: int
     """Deal groups with class counts (G, C) out to parts with wanted class counts (P, C) -> part of each group (G,).
 
     Minimises the squared deviations from the targets, each relative to its target, of every class and of the size, by
-    coordinate descent: groups are dealt out at random, so that every part gets large and small ones, then, from the
-    largest, each is moved where it fits best until none moves.
+    coordinate descent: groups are dealt out at random, so that every part gets large and small ones; then, from the
+    largest group to the smallest, each moves to the part where it fits best, until none moves.
     """
     sized = np.column_stack([counts, counts.sum(1)])
     wanted = np.column_stack([targets, targets.sum(1)]).astype(float)
-    # The size counts as much as four classes: report and baseline fix it, and it should not drift for balance.
+    # The size counts as much as four classes, since report and baseline fix it.
     weight = np.append(np.ones(counts.shape[1]), 4.0) / np.maximum(wanted, 1.0) ** 2
     rng = np.random.default_rng(seed)
     best, best_cost = None, np.inf
@@ -180,13 +180,13 @@ def _partition(counts: np.ndarray, targets: np.ndarray, seed: int, restarts: int
         for _ in range(sweeps):
             moved = False
             for group in order:
-                own, size = part_of[group], sized[group]
-                have[own] -= size
+                current, size = part_of[group], sized[group]
+                have[current] -= size
                 # (have + size - wanted)² - (have - wanted)², weighted: what adding the group to each part would cost
                 cost = (weight * size * (2 * (have - wanted) + size)).sum(1)
                 part = int(cost.argmin())
                 have[part] += size
-                moved |= part != own
+                moved |= part != current
                 part_of[group] = part
             if not moved:
                 break
