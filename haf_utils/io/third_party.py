@@ -69,7 +69,7 @@ def clap_networks() -> types.SimpleNamespace:
         from transformers import RobertaConfig, RobertaModel
     finally:
         sys.path.remove(folder)
-        # laion-clap overwrites it by /tmp/, where other users may write.
+        # laion-clap sets it to /tmp/, where other users may write.
         os.environ.pop("NUMBA_CACHE_DIR", None)
         if numba_cache is not None:
             os.environ["NUMBA_CACHE_DIR"] = numba_cache
@@ -89,5 +89,5 @@ def hear21passt() -> types.ModuleType:
     provide_operators()
     from hear21passt.models import passt
 
-    passt.first_RUN = False  # it would print the shapes of its first forward pass
+    passt.first_RUN = False  # otherwise its first forward pass prints shapes
     return passt
