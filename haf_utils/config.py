@@ -228,7 +228,7 @@ def resolve(config: FinetuneConfig) -> Recipe:
     return Recipe(**given | filled | {"name": name}, sizes=sizes, rates=rates)
 
 
-def parameters(config: FinetuneConfig) -> dict[str, object]:
+def parameters(config: FinetuneConfig) -> dict[str, typing.Any]:
     """The fields of a `FinetuneConfig`, also of a `Recipe`: what config.json records."""
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(FinetuneConfig)}
 
