@@ -18,11 +18,11 @@ ARGS ?=
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= -1
 
-.PHONY: help install run test lab figures bench lint clean
+.PHONY: help install run test test-fast test-slow lab figures bench lint types clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 	@echo
 	@echo "make run [DATA=folder in BSD10k layout] [EXTRA=BSD35k-CS] [EVALUATION=evaluation set]"
 	@echo "         [FSD50K=folder] [NSYNTH=folder of nsynth-<split> folders]"
@@ -46,8 +46,16 @@ run: install  ## the main job: dataset, notebooks, results table (6 minutes on t
 		--fsd50k "$(FSD50K)" --nsynth "$(NSYNTH)" \
 		--profile "$(PROFILE)" --device "$(DEVICE)" --runs "$(RUNS)" --scratch "$(SCRATCH)" $(ARGS)
 
-test: install  ## the tests, in PROCESSES=2 processes
-	@$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
+PYTEST = $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
+
+test: install  ## the tests, in PROCESSES=2 processes (HAF_FAST=0: by the networks' plain forward passes)
+	@$(PYTEST) -m "not slow" $(ARGS)
+
+test-fast: install  ## the tests of the method alone (under a minute)
+	@$(PYTEST) -m fast $(ARGS)
+
+test-slow: install  ## the tests that `make test` leaves out
+	@$(PYTEST) -m slow $(ARGS)
 
 lab: install  ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab notebooks
@@ -61,6 +69,9 @@ bench: install  ## measure the speed against the alternatives (QUICK=1: about a 
 
 lint: install  ## ruff, for code and notebooks
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: install  ## mypy, for the flat files of haf_utils
+	@$(BIN)/mypy
 
 clean:  ## remove what runs left behind (runs/, the embedded dataset), keep .venv
 	rm -rf runs data/mini data/tiny
