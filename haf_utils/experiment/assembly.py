@@ -17,8 +17,7 @@ from haf_utils.config import FinetuneConfig, Recipe
 from haf_utils.corpus import Corpus, load_corpus
 from haf_utils.experiment.code import code_digests
 from haf_utils.inputs import CachedInputs, LiveInputs
-from haf_utils.io.files import atomic_write
-from haf_utils.io.progress import line
+from haf_utils.io.files import atomic_write, read_npz
 from haf_utils.model import ClapBackbone, HafClassifier, LinearClassifier, Model, PasstBackbone, TextAuxClassifier
 from haf_utils.passt import build_passt
 from haf_utils.profiles import REPOSITORY, Profile, profile
@@ -62,7 +61,8 @@ def assemble(recipe: Recipe) -> Assembled:
         raise ValueError(f"{recipe.dataset} has embeddings but no audio: pass train='head', or unpack audio.zip")
     order = text_order(corpus, recipe.shuffle_texts)
     if recipe.train == "head":
-        audio, text = embeddings(corpus, source, recipe.seed, recipe.profile, str(_cache(recipe)), recipe.device)
+        where = str(_cache(recipe)), recipe.device, recipe.tokenizer
+        audio, text = embeddings(corpus, source, recipe.seed, recipe.profile, *where)
         arrays = (audio, text[order], corpus.presence[order])
         inputs = CachedInputs(*(torch.from_numpy(np.ascontiguousarray(a)).to(recipe.device) for a in arrays))
         backbone, width = None, audio.shape[1]
@@ -71,7 +71,7 @@ def assemble(recipe: Recipe) -> Assembled:
         inputs = _live(recipe, corpus, recipe.sizes.passt.window_samples)
         backbone, width = PasstBackbone(network), recipe.sizes.passt.dim
     else:
-        clap = load_source(source, recipe.seed, recipe.sizes, recipe.device, recipe.precision)
+        clap = load_source(source, recipe.seed, recipe.sizes, recipe.device, recipe.precision, recipe.tokenizer)
         tokens = [encoding.ids for encoding in clap.tokenizer.encode_batch(corpus.table["text"].iloc[order].tolist())]
         inputs = _live(recipe, corpus, clap.config.audio.window_samples, tokens, corpus.presence[order])
         backbone, width = ClapBackbone(clap.network), clap.config.embedding
@@ -122,7 +122,7 @@ def _cache(recipe: Recipe) -> Path:
 
 @cache
 def embeddings(
-    corpus: Corpus, source: str, seed: int, profile_name: str, folder: str, device: str = "cpu"
+    corpus: Corpus, source: str, seed: int, profile_name: str, folder: str, device: str = "cpu", tokenizer: str = ""
 ) -> tuple[np.ndarray, np.ndarray]:
     """CLAP's embeddings of every clip, audio (N, E) and text (N, E), float32: those that the dataset ships, or computed
     once by the checkpoint `source` and kept in `folder`, a file a dataset.
@@ -139,12 +139,13 @@ def embeddings(
         used = " ".join([checkpoint_digest(source, seed), profile_name, *code_digests("haf_utils.clap").values()])
         key = hashlib.sha256(used.encode() + corpus.row_hashes[rows].tobytes()).hexdigest()[:16]
         file = Path(folder) / f"{origin}-{key}.npz"
-        kept = _read(file, len(rows))
+        shape = (len(rows), profile(profile_name).clap.embedding)
+        kept = read_npz(file, audio=shape, text=shape)
         if kept is None:
-            clap = clap or load_source(source, seed, profile(profile_name), device)
-            kept = _embed(clap, corpus, rows)
-            atomic_write(file, lambda path, kept=kept: np.savez(path, audio=kept[0], text=kept[1]))
-        parts.append(kept)
+            clap = clap or load_source(source, seed, profile(profile_name), device, tokenizer=tokenizer)
+            kept = dict(zip(("audio", "text"), _embed(clap, corpus, rows), strict=True))
+            atomic_write(file, lambda path, kept=kept: np.savez(path, **kept))
+        parts.append((kept["audio"], kept["text"]))
     audio, text = (np.concatenate(values) for values in zip(*parts, strict=True))
     return audio, text
 
@@ -161,21 +162,6 @@ def _embed(clap: Clap, corpus: Corpus, rows: np.ndarray) -> tuple[np.ndarray, np
     return audio, text
 
 
-def _read(file: Path, rows: int) -> tuple[np.ndarray, np.ndarray] | None:
-    """What is kept in `file`; None where there is nothing, or, said in a line, nothing that can be used."""
-    if not file.is_file():
-        return None
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            audio, text = arrays["audio"], arrays["text"]
-        if not (len(audio) == len(text) == rows and np.isfinite(audio).all() and np.isfinite(text).all()):
-            raise ValueError("its arrays are not those of this dataset")
-    except Exception as error:  # a damaged archive raises whatever its bytes make of zipfile, zlib and numpy
-        line(f"{file.name} cannot be read ({error}): these embeddings are computed again")
-        return None
-    return audio, text
-
-
 # Checkpoints ----------------------------------------------------------------------------------------------------------
 
 
@@ -187,7 +173,8 @@ def checkpoint_of(config: FinetuneConfig) -> str:
     """
     source, sizes = config.initialisation, profile(config.profile)
     if source == "pretrained":
-        source = (sizes.passt_checkpoint or "random") if config.system == "passt" else sizes.checkpoint
+        named = (sizes.passt_checkpoint or "random") if config.system == "passt" else sizes.checkpoint
+        source = config.weights or named
     if source == "random" or source in KNOWN:
         return source
     name = Path(source).expanduser()
@@ -208,20 +195,26 @@ def checkpoint_digest(source: str, seed: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def tokenizer_of(sizes: Profile) -> Tokenizer:
-    """The tokenizer of the profile's checkpoint, without its weights."""
+def tokenizer_of(sizes: Profile, tokenizer: str = "") -> Tokenizer:
+    """The tokenizer in the file or folder `tokenizer`; "": that of the profile's checkpoint, without its weights."""
     folder = REPOSITORY / sizes.checkpoint
-    return load_tokenizer(folder if folder.is_dir() else None, sizes.clap)
+    return load_tokenizer(tokenizer or (folder if folder.is_dir() else None), sizes.clap)
 
 
-def load_source(source: str, seed: int, sizes: Profile, device: str, precision: str = "fp32") -> Clap:
-    """CLAP from a checkpoint folder or file, a known name, a joint run's folder, or with random weights."""
+def load_source(
+    source: str, seed: int, sizes: Profile, device: str, precision: str = "fp32", tokenizer: str = ""
+) -> Clap:
+    """CLAP from a checkpoint folder or file, a known name, a joint run's folder, or with random weights.
+
+    tokenizer: where it is not the checkpoint's own; one that was moved away since is looked for as if none was named.
+    """
     path = Path(source)
+    tokenizer = tokenizer if Path(tokenizer).exists() else ""
     if source == "random" or (path / "predictions.npz").is_file():
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             network = ClapNetwork(sizes.clap)
-        clap = Clap(network, tokenizer_of(sizes), torch.device(device), precision)
+        clap = Clap(network, tokenizer_of(sizes, tokenizer), torch.device(device), precision)
         if source != "random":
             prefix = "backbone.network."
             state = {k.removeprefix(prefix): v for k, v in load_file(path / "model.safetensors").items() if prefix in k}
@@ -230,4 +223,4 @@ def load_source(source: str, seed: int, sizes: Profile, device: str, precision: 
             network.load_state_dict(state)
         network.to(device).eval()
         return clap
-    return load_clap(source, device=device, precision=precision)
+    return load_clap(source, tokenizer or None, device, precision)

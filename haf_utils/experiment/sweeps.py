@@ -32,7 +32,7 @@ from haf_utils.io.decoding import cores
 from haf_utils.io.files import atomic_write
 from haf_utils.io.progress import bar, line
 
-__all__ = ["Outcome", "Slurm", "sweep"]
+__all__ = ["Outcome", "Slurm", "state", "sweep"]
 
 # glibc keeps freed memory, so that the tensors of the next step need not fault their pages in again.
 _MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1"}
@@ -110,6 +110,14 @@ def sweep(
     }
     absent = [recipe.name for recipe in pending if recipe.name not in folders and recipe.name not in failed]
     return Outcome([folders[recipe.name] for recipe in recipes if recipe.name in folders], skipped, failed, absent)
+
+
+def state(recipe: Recipe, retrain: bool = False) -> str:
+    """What a sweep would do with a run: "finished", "other code" (finished, and used), "failed" before, or "to do"."""
+    place = find(recipe, retrain)
+    if place is None:
+        return "failed" if error_file(recipe).is_file() else "to do"
+    return "other code" if place.other_code else "finished"
 
 
 def _carry_out(pending: Sequence[Recipe], workers, slurm: Slurm | None, retrain: bool, quiet: bool) -> dict:

@@ -1,0 +1,125 @@
+"""Runs side by side: a table of all recipes in a folder, and the paired difference of two systems on the same clips."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from haf_utils.experiment.ablations import REPLICATE_FIELDS, read_runs, verdict
+from haf_utils.experiment.finetune import other_code
+from haf_utils.metrics import confusion, scores_from_confusion
+from haf_utils.posteriors import read
+from haf_utils.runs import Run, load_run
+from haf_utils.statistics import bootstrap, interval, mcnemar, paired_difference
+
+__all__ = ["Scored", "compare_systems", "leaderboard", "scored"]
+
+METRICS = {"hF": "hF", "accuracy": "accuracy", "top_accuracy": "top-level accuracy"}
+
+
+class Scored(NamedTuple):
+    """Predictions of a system on test clips: ids (N,), labels (N,), predicted (N,); note: what a reader should know."""
+
+    name: str
+    ids: np.ndarray
+    labels: np.ndarray
+    predicted: np.ndarray
+    note: str = ""
+
+
+def leaderboard(runs: Sequence[Run], replicates: int = 500, seed: int = 0) -> pd.DataFrame:
+    """A row a recipe, best first: test hF as mean over its runs, with the 95 % interval over the clips that they were
+    tested on (every seed counts alike), folds, seeds, how many were made by other code, and one of the folders."""
+    groups: dict[tuple, list[Run]] = {}
+    for run in runs:
+        key = tuple(sorted((k, str(v)) for k, v in run.config["config"].items() if k not in REPLICATE_FIELDS))
+        groups.setdefault((key, run.config["digests"].get("dataset")), []).append(run)
+    rows = []
+    for members in groups.values():
+        parts = [run.part("test") for run in members]
+        labels = np.concatenate([part.labels for part in parts])
+        predicted = np.concatenate([part.probabilities.argmax(1) for part in parts])
+        samples = bootstrap(labels, predicted, np.random.default_rng(seed), replicates)["hF"][0]
+        low, high = interval(samples)
+        configs = [run.config["config"] for run in members]
+        rows.append(
+            {
+                "recipe": re.sub(r"_f\d+_s\d+(~\w+)?$", "", members[0].name),
+                "hF": np.mean([run.metrics["test"]["hF"] for run in members]),
+                "low": low,
+                "high": high,
+                "folds": len({config["fold"] for config in configs}),
+                "seeds": len({config["seed"] for config in configs}),
+                "other code": sum(bool(other_code(run.config)) for run in members),
+                "folder": members[0].folder.name,
+            }
+        )
+    columns = ["recipe", "hF", "low", "high", "folds", "seeds", "other code", "folder"]
+    return pd.DataFrame(rows, columns=columns).sort_values("hF", ascending=False, ignore_index=True)
+
+
+def scored(path: Path | str) -> Scored:
+    """The test predictions of a run folder, or of a folder in the official baseline's output layout.
+
+    Raises RunError or ValueError that says what the folder is not.
+    """
+    path = Path(path)
+    if (path / "config.json").is_file():
+        run = load_run(path)
+        part, changed = run.part("test"), other_code(run.config)
+        note = f"made by other code: {', '.join(changed)}" if changed else ""
+        return Scored(path.name, part.ids.astype(str), part.labels, part.probabilities.argmax(1), note)
+    table = read(path)
+    if table.labels is None:
+        raise ValueError(f"{path} has posteriors without the true classes: it cannot be scored")
+    return Scored("/".join(path.parts[-2:]), table.ids.astype(str), table.labels, table.probabilities.argmax(1))
+
+
+def compare_systems(a: Scored, b: Scored, replicates: int = 2000, seed: int = 0) -> tuple[pd.DataFrame, list[str]]:
+    """`a` against `b` on the clips that both were tested on -> a row a metric, in fractions, and sentences.
+
+    Raises ValueError where they share no clip or disagree about labels.
+    """
+    _, in_a, in_b = np.intersect1d(a.ids, b.ids, return_indices=True)
+    if not len(in_a):
+        raise ValueError(f"{a.name} and {b.name} were tested on different clips: compare runs of the same fold")
+    labels = a.labels[in_a]
+    if (labels != b.labels[in_b]).any():
+        raise ValueError(f"{a.name} and {b.name} disagree about the labels of clips: they are of different data")
+    one, other = a.predicted[in_a], b.predicted[in_b]
+    scores = [scores_from_confusion(confusion(labels, predicted)) for predicted in (one, other)]
+    differences = paired_difference(labels, one, other, np.random.default_rng(seed), replicates)
+    rows = {
+        name: {
+            "a": float(scores[0][metric]),
+            "b": float(scores[1][metric]),
+            "difference": differences[metric].estimate,
+            "low": differences[metric].low,
+            "high": differences[metric].high,
+        }
+        for metric, name in METRICS.items()
+    }
+    lines = [f"{len(in_a)} clips that both were tested on (a: {len(a.ids)}, b: {len(b.ids)})"]
+    lines += [f"{system.name}: {system.note}" for system in (a, b) if system.note]
+    lines.append(
+        f"{a.name} against {b.name} {verdict(differences['hF'])}; McNemar p = {mcnemar(labels, one, other).p_value:.3f}"
+    )
+    return pd.DataFrame(rows).T, lines
+
+
+def read_all(folder: Path | str) -> tuple[list[Run], pd.DataFrame]:
+    """All finished runs below `folder`, as `ablations.read_runs`; a folder of such folders counts too."""
+    folder = Path(folder)
+    runs, left_out = read_runs(folder)
+    if not runs:
+        parts = [read_runs(inner) for inner in sorted(folder.glob("*")) if inner.is_dir()]
+        runs = [run for found, _ in parts for run in found]
+        left_out = pd.concat([left_out, *(table for _, table in parts)], ignore_index=True)
+    if not runs:
+        raise ValueError(f"{folder} holds no finished run")
+    return runs, left_out

@@ -1,0 +1,86 @@
+"""Leaderboard and comparison: scores of finished runs, the official layout, and what cannot be compared."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from haf_utils.cli import main
+from haf_utils.config import FinetuneConfig, parameters, resolve
+from haf_utils.experiment.leaderboard import compare_systems, leaderboard, read_all, scored
+from haf_utils.io.files import write_json
+from haf_utils.metrics import hierarchical_scores
+from haf_utils.runs import Predictions, write_predictions
+from haf_utils.taxonomy import CLASSES
+
+RNG = np.random.default_rng(0)
+LABELS = np.tile(np.arange(23), 6)
+IDS = np.array([str(i) for i in range(len(LABELS))])
+
+
+def posteriors(right: float) -> np.ndarray:
+    """One-hot posteriors that are right on a share of the clips."""
+    wrong = RNG.random(len(LABELS)) > right
+    return np.eye(23)[np.where(wrong, (LABELS + 1) % 23, LABELS)]
+
+
+def write_run(root, right: float, **choices):
+    recipe = resolve(FinetuneConfig("data", str(root), train="head", **choices))
+    folder, posterior = root / recipe.name, posteriors(right)
+    part = Predictions(IDS, LABELS, posterior[None], posterior, np.ones((len(IDS), 2)))
+    write_predictions(folder / "predictions.npz", {"test": part})
+    write_json(folder / "config.json", {"config": parameters(recipe), "digests": {"data": "d", "checkpoint": "c"}})
+    write_json(
+        folder / "metrics.json", {"test": hierarchical_scores(LABELS, posterior.argmax(1)), "absent_classes": []}
+    )
+    pd.DataFrame({"sound_id": IDS, "part": "test"}).to_csv(folder / "split.csv", index=False)
+    pd.DataFrame({"epoch": [1]}).to_csv(folder / "history.csv", index=False)
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+    good = [write_run(tmp_path / "x", 0.9, fold=fold) for fold in (0, 1)]
+    return good, write_run(tmp_path / "x", 0.5, mixup=False)
+
+
+def test_the_better_recipe_stands_first_with_its_interval(runs, tmp_path, capsys):
+    found, left_out = read_all(tmp_path)  # a folder of folders
+    table = leaderboard(found)
+    assert table["recipe"].tolist() == ["haf-head", "haf-head_mixup=False"] and left_out.empty
+    assert table["folds"].tolist() == [2, 1] and table["other code"].tolist() == [2, 1]  # no code was recorded
+    assert ((table["low"] < table["hF"]) & (table["hF"] < table["high"])).all()
+    assert main(["leaderboard", str(tmp_path / "x"), "--csv", str(tmp_path / "board.csv")]) == 0
+    assert "made by other code" in capsys.readouterr().out and len(pd.read_csv(tmp_path / "board.csv")) == 2
+
+
+def test_two_runs_are_compared_on_the_clips_they_share(runs, tmp_path, capsys):
+    (good, _), bad = runs
+    table, lines = compare_systems(scored(good), scored(bad))
+    assert table.loc["hF", "difference"] == pytest.approx(table.loc["hF", "a"] - table.loc["hF", "b"])
+    assert table.loc["hF", "low"] > 0 and "raises hF" in lines[-1] and any("other code" in line for line in lines)
+    same, lines = compare_systems(scored(good), scored(good))
+    assert (same["difference"] == 0).all() and "the same" in lines[-1]
+    assert main(["compare", str(good), str(bad)]) == 0 and "raises hF" in capsys.readouterr().out
+
+
+def test_the_official_layout_can_be_compared_with_a_run(runs, tmp_path):
+    (good, _), _ = runs
+    for fold in range(5):
+        rows, folder = slice(fold, None, 5), tmp_path / "base" / "audio" / f"fold_{fold}" / "evaluation"
+        folder.mkdir(parents=True)
+        codes = [CLASSES[label] for label in LABELS[rows]]
+        table = {"sound_id": IDS[rows], "ground_truth": codes, "prediction": codes, "prediction_score": 0.8}
+        pd.DataFrame(table).to_csv(folder / "predictions.csv", index=False)
+    table, _ = compare_systems(scored(tmp_path / "base" / "audio"), scored(good))
+    assert table.loc["accuracy", "a"] == 1 and table.loc["accuracy", "low"] > 0
+
+
+def test_what_cannot_be_compared_is_named(runs, tmp_path, capsys):
+    (good, _), _ = runs
+    other = scored(good)._replace(ids=np.array([f"x{i}" for i in range(len(IDS))]))
+    with pytest.raises(ValueError, match="different clips"):
+        compare_systems(scored(good), other)
+    with pytest.raises(ValueError, match="disagree about the labels"):
+        compare_systems(scored(good), scored(good)._replace(labels=(LABELS + 1) % 23))
+    assert main(["leaderboard", str(tmp_path / "nothing")]) == 2
+    assert "holds no finished run" in capsys.readouterr().err
