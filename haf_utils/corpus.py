@@ -138,7 +138,8 @@ def load_corpus(dataset: str, extra: str = "", evaluation: str = "", stores: str
             notes.append(f"{roots.pop(origin)} is left out: {Path(dataset).name} has embeddings alone, and it has none")
             tables = [table for table in tables if table["origin"].iat[0] != origin]
         loaded = [load_features(root, table["sound_id"]) for table, root in zip(tables, roots.values(), strict=True)]
-        features = tuple(np.concatenate(modality) for modality in zip(*loaded, strict=True))
+        audio, text = (np.concatenate(modality) for modality in zip(*loaded, strict=True))
+        features = audio, text
         absent = ~np.isfinite(features[0]).all(1)
         rows = pd.concat(tables, ignore_index=True).loc[absent, ["sound_id", "origin"]]
         lost = rows.assign(path="", reason="no readable audio embedding")[["sound_id", "path", "reason", "origin"]]

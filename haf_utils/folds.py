@@ -98,7 +98,8 @@ def grouped_folds(table: pd.DataFrame, seed: int = 0) -> list[Fold]:
         shares = np.array([[1 - VALIDATION], [VALIDATION]])
         part_of = np.full(len(counts), 2)
         part_of[rest] = _partition(counts[rest], shares * counts[rest].sum(0), seed)
-        folds.append(tuple(np.flatnonzero(part_of[group] == part) for part in range(3)))
+        train, validation, test = (np.flatnonzero(part_of[group] == part) for part in range(3))
+        folds.append((train, validation, test))
     return folds
 
 
@@ -171,7 +172,7 @@ def _partition(counts: np.ndarray, targets: np.ndarray, seed: int, restarts: int
     # The size counts as much as four classes, since report and baseline fix it.
     weight = np.append(np.ones(counts.shape[1]), 4.0) / np.maximum(wanted, 1.0) ** 2
     rng = np.random.default_rng(seed)
-    best, best_cost = None, np.inf
+    best, best_cost = np.zeros(len(sized), int), np.inf
     for _ in range(restarts):
         part_of = rng.choice(len(wanted), size=len(sized), p=wanted[:, -1] / wanted[:, -1].sum())
         have = np.zeros_like(wanted)

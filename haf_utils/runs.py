@@ -111,10 +111,10 @@ def load_run(folder: Path | str) -> Run:
     missing = [name for name in names if not (folder / name).is_file()]
     if len(missing) == len(names):
         raise RunError(f"{folder} is no run folder: it has none of {', '.join(names)}")
-    config = None
+    config: dict = {}
     if "config.json" not in missing:
         config = _read(folder / "config.json", lambda path: json.loads(path.read_text("utf-8")))
-    if missing and config is not None and "digests" not in config:
+    if missing and config and "digests" not in config:
         raise RunError(f"{folder} is the checkpoint of a pretraining, no training run: it has no classifier")
     if missing:
         raise RunError(

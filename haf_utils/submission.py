@@ -91,24 +91,24 @@ def write(path: Path | str, ids: Sequence, probabilities, labels=None, overwrite
     path = Path(path)
     _refuse_existing(path, overwrite)
     probabilities = check_probabilities(probabilities)
-    ids = pd.Series(list(ids), dtype=object)
+    names = pd.Series(list(ids), dtype=object)
     chosen = probabilities.argmax(1) if labels is None else to_labels(labels)
-    if not len(ids) == len(probabilities) == len(chosen) or len(ids) == 0:
+    if not len(names) == len(probabilities) == len(chosen) or len(names) == 0:
         raise ValueError(
-            f"{len(ids)} ids, {len(probabilities)} rows of probabilities and {len(chosen)} labels must be as many, "
+            f"{len(names)} ids, {len(probabilities)} rows of probabilities and {len(chosen)} labels must be as many, "
             "and at least one"
         )
     # A line break inside an id would be legal CSV, and trip every reader that goes line by line.
-    wrong = [pd.isna(name) or not str(name).strip() or not str(name).isprintable() for name in ids]
+    wrong = [pd.isna(name) or not str(name).strip() or not str(name).isprintable() for name in names]
     if any(wrong):
         row = wrong.index(True)
-        raise ValueError(f"the id at position {row} is empty or not printable: {ids[row]!r}")
-    ids = ids.astype(str)
-    if ids.duplicated().any():
-        raise ValueError(f"id {ids[ids.duplicated()].iloc[0]} occurs more than once")
+        raise ValueError(f"the id at position {row} is empty or not printable: {names[row]!r}")
+    names = names.astype(str)
+    if names.duplicated().any():
+        raise ValueError(f"id {names[names.duplicated()].iloc[0]} occurs more than once")
     # float32 posteriors can exceed 1 by a rounding error, which the validator would refuse.
-    scores = np.clip(probabilities[np.arange(len(ids)), chosen], 0, 1)
-    table = pd.DataFrame(dict(zip(COLUMNS, (ids, np.array(CLASSES)[chosen], scores), strict=True)))
+    scores = np.clip(probabilities[np.arange(len(names)), chosen], 0, 1)
+    table = pd.DataFrame(dict(zip(COLUMNS, (names, np.array(CLASSES)[chosen], scores), strict=True)))
     atomic_write(path, lambda p: table.to_csv(p, index=False, float_format="%.6f", lineterminator="\n"))
 
 
@@ -139,7 +139,7 @@ def validate(path: Path | str, expected_ids: Sequence | None = None) -> list[str
     Raises OSError where the file cannot be opened.
     """
     expected = None if expected_ids is None else {str(name) for name in expected_ids}
-    first_line = {}
+    first_line: dict[str, int] = {}
     try:
         rows, not_utf8 = csv_rows(path)
     except ValueError as error:
@@ -159,7 +159,7 @@ def validate(path: Path | str, expected_ids: Sequence | None = None) -> list[str
     missing = sorted((expected or set()) - first_line.keys())
     if missing:
         some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
-        problems.append(f"{len(missing)} of {len(expected)} ids are missing: {some}")
+        problems.append(f"{len(missing)} of {len(expected or ())} ids are missing: {some}")
     if not first_line:
         problems.append("the file holds no rows")
     return problems

@@ -10,16 +10,14 @@ from pathlib import Path
 
 import yaml
 
-from haf_utils.config import FinetuneConfig, resolve
+from haf_utils.config import FinetuneConfig, Recipe, resolve
 
 __all__ = ["grid", "read_grid", "unique"]
 
 _FIELDS = [field.name for field in dataclasses.fields(FinetuneConfig)]
 
 
-def grid(
-    base: FinetuneConfig, parameters: Mapping[str, Sequence] | Sequence[Mapping[str, Sequence]]
-) -> list[FinetuneConfig]:
+def grid(base: FinetuneConfig, parameters: Mapping[str, Sequence] | Sequence[Mapping[str, Sequence]]) -> list[Recipe]:
     """All combinations of the values of `parameters`, each laid over `base`; of several mappings one after the other.
 
     Every combination is checked, and returned with its None replaced and its name filled in; what occurs twice is
@@ -43,9 +41,9 @@ def grid(
     return unique(configs)
 
 
-def unique(configs: Sequence[FinetuneConfig]) -> list[FinetuneConfig]:
+def unique(configs: Sequence[FinetuneConfig]) -> list[Recipe]:
     """`configs` resolved, without repetitions; ValueError where two different ones have the same name."""
-    found: dict[str, FinetuneConfig] = {}
+    found: dict[str, Recipe] = {}
     for config in map(resolve, configs):
         if found.setdefault(config.name, config) != config:
             raise ValueError(f"two different runs would be called {config.name!r}: give one of them a `name`")

@@ -16,7 +16,7 @@ import numpy as np
 __all__ = ["atomic_write", "read_npz", "remove_leftovers", "state", "walk", "write_json"]
 
 
-def atomic_write(path: Path | str, write: Callable[[Path], None]) -> None:
+def atomic_write(path: str | os.PathLike, write: Callable[[Path], object]) -> None:
     """Call `write` with a temporary path and rename the result: a reader of `path` sees the old file or the new.
 
     A failing `write` (a full disk, say) leaves the old file as it was. Temporary files that killed writers of this

@@ -34,7 +34,7 @@ def provide_operators() -> torch.library.Library | None:
     package = importlib.util.find_spec("torchvision")
     if package is None:
         raise ImportError("torchvision is not installed: install the packages that requirements.txt pins")
-    for compiled in sorted(Path(package.origin).parent.glob("_C*")):
+    for compiled in sorted(Path(package.origin or "").parent.glob("_C*")):
         try:
             torch.ops.load_library(str(compiled))
         except OSError:  # built for CUDA libraries, or another version of PyTorch
@@ -56,7 +56,7 @@ def clap_networks() -> types.SimpleNamespace:
     """
     provide_operators()
     package = importlib.util.find_spec("laion_clap")
-    if package is None:
+    if package is None or package.submodule_search_locations is None:
         raise ImportError("laion-clap is not installed: install the packages that requirements.txt pins")
     folder = package.submodule_search_locations[0]
     sys.path.append(folder)
