@@ -21,9 +21,22 @@ HAF = str(Path(sys.executable).with_name("haf"))  # the command line, as it is i
 SHARED = REPOSITORY.parent / "shared"  # real recordings, real metadata, golden values: not part of the repository
 
 
+# What `make test-fast` leaves out of the tests of the flat files, beside all that read real data.
+NETWORKS = ("test_clap", "test_hatr", "test_passt", "test_pretraining", "test_real_recordings", "test_repository")
+
+# Plain and fast ways through the networks; `.ci/run` repeats them with HAF_FAST=0.
+PARITY = ("test_clap", "test_htsat", "test_roberta")
+
+
 def pytest_collection_modifyitems(items):
-    """The longest files first, so that no process works on them while the others have nothing left."""
-    items.sort(key=lambda item: item.path.stem not in ("test_pipeline", "test_real_recordings"))
+    """Mark the tests of the lanes; the longest files first, so that no process ends long after the others."""
+    for item in items:
+        flat = item.path.parent == REPOSITORY / "tests" and item.path.stem not in NETWORKS
+        if flat and "_real_" not in item.name and "slow" not in item.keywords:
+            item.add_marker("fast")
+        if item.path.stem in PARITY:
+            item.add_marker("parity")
+    items.sort(key=lambda item: item.path.stem not in ("test_run_notebooks", "test_real_recordings"))
 
 
 def need_shared(name: str) -> Path:

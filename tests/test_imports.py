@@ -110,7 +110,7 @@ def test_there_is_no_circle():
         (
             ["torch", "transformers"],
             "audio captions controls corpus datasets ensembles folds metrics posteriors profiles runs statistics "
-            "submission taxonomy",
+            "submission taxonomy experiment.validation",
         ),
         (["torch", "pandas", "scipy", "sklearn"], "cli config io.files profiles taxonomy"),
     ],

@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from haf_utils.config import SMOOTHINGS
-from haf_utils.losses import hierarchical_targets, one_hot_targets, soft_cross_entropy, targets, top_level, top_level_cross_entropy, uniform_targets
+from haf_utils.losses import (
+    hierarchical_targets,
+    one_hot_targets,
+    soft_cross_entropy,
+    targets,
+    top_level,
+    top_level_cross_entropy,
+    uniform_targets,
+)
 from haf_utils.taxonomy import CLASSES, PARENT, siblings
 
 labels_and_smoothing = st.tuples(

@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -259,8 +256,3 @@ def test_what_is_no_distribution_is_named():
     with pytest.raises(ValueError, match=r"\(clips, 23\)"):
         check_probabilities(np.ones((2, 5)) / 5)
     assert check_probabilities(np.float16(posteriors(0.3, [0]))).dtype == np.float64
-
-
-def test_no_module_of_this_group_imports_torch():
-    code = "import sys, haf_utils.statistics, haf_utils.metrics, haf_utils.taxonomy; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

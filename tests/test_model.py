@@ -3,8 +3,8 @@ import itertools
 import pytest
 import torch
 
-from haf_utils.losses import one_hot_targets, soft_cross_entropy
 from haf_utils.config import FUSIONS, MODALITIES
+from haf_utils.losses import one_hot_targets, soft_cross_entropy
 from haf_utils.model import Features, GatedResidual, HafClassifier, LinearClassifier, TextAuxClassifier
 
 SIZE, LATENT = 24, 16

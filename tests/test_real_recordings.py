@@ -1,9 +1,12 @@
 """The main job on real recordings. A file of its own, so that another test process can take it."""
 
 import pandas as pd
+import pytest
 from conftest import need_shared
 
 from tools.run_notebooks import main
+
+pytestmark = pytest.mark.slow
 
 
 def test_real_recordings_give_the_same_table(tmp_path):

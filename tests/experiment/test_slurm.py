@@ -15,9 +15,12 @@ from haf_utils.experiment.grids import grid
 from haf_utils.experiment.sweeps import Slurm, sweep
 from haf_utils.runs import finished
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("HAF_TEST_SLURM") != "1", reason="HAF_TEST_SLURM=1 is for a machine with a Slurm of its own"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        os.environ.get("HAF_TEST_SLURM") != "1", reason="HAF_TEST_SLURM=1 is for a machine with a Slurm of its own"
+    ),
+]
 SLURM = Slurm(partition="test", time=5, runs_per_job=2, cpus=1, poll=0.5)
 
 

@@ -5,9 +5,9 @@ import time
 
 import pytest
 import torch
-from haf_utils.io.decoding import MOST, cores, decoded
 
 from haf_utils.fast.threads import ahead, in_threads
+from haf_utils.io.decoding import MOST, cores, decoded
 
 
 @pytest.fixture
