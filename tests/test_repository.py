@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import packages_distributions
 from unittest import mock
 
@@ -17,6 +18,7 @@ import submitit
 import yaml
 from conftest import REPOSITORY
 
+import haf_utils
 from haf_utils.config import FinetuneConfig
 from haf_utils.experiment import sweeps
 from tools import run_notebooks as pipeline
@@ -40,17 +42,38 @@ def test_the_packages_that_the_project_is_made_for_are_pinned():
     assert "torchaudio" not in PINS  # its registry build cannot be loaded beside a CPU build of torch
 
 
-def test_environment_and_project_read_the_pins_and_add_none():
+def project() -> dict:
+    return tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+
+
+def test_every_dependency_is_pinned_and_every_pin_is_within_its_bound():
+    def number(version: str) -> list[int]:
+        return [int(part) for part in version.split(".")]
+
+    groups = [project()["project"]["dependencies"], *project()["project"]["optional-dependencies"].values()]
+    bounds = dict(line.split(">=") for group in groups for line in group if not line.startswith("haf-clap["))
+    assert set(bounds) == set(PINS)
+    assert not {name: PINS[name] for name, least in bounds.items() if number(PINS[name]) < number(least)}
+    assert set(project()["project"]["optional-dependencies"]) == {"notebooks", "slurm", "dev"}
+
+
+def test_one_version():
+    assert yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())["version"] == haf_utils.__version__
+    assert f"## {haf_utils.__version__}" in (REPOSITORY / "CHANGELOG.md").read_text()
+
+
+def test_hooks_lint_as_make_does():
+    hooks = yaml.safe_load((REPOSITORY / ".pre-commit-config.yaml").read_text())["repos"]
+    assert {hook["rev"] for hook in hooks if "ruff" in hook["repo"]} == {f"v{PINS['ruff']}"}
+
+
+def test_the_environment_reads_the_pins_and_adds_none():
     environment = yaml.safe_load((REPOSITORY / "environment.yml").read_text())
     conda = [entry for entry in environment["dependencies"] if isinstance(entry, str)]
     assert conda == ["python=3.11", "pip"]
     assert [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)] == [
         ["-r requirements.txt"]
     ]
-    tomllib = pytest.importorskip("tomllib")
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
-    assert "dependencies" not in project["project"]
-    assert project["tool"]["setuptools"]["dynamic"]["dependencies"] == {"file": ["requirements.txt"]}
 
 
 def test_the_installed_packages_are_the_pinned_ones():
