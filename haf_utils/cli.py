@@ -74,6 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--weights", nargs="+", type=float, metavar="W", help="weights of the runs (default: equal)")
     predict.add_argument("--views", type=int, default=0, help="random views a model averages (default: fixed windows)")
     predict.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
+    predict.add_argument(
+        "--engine",
+        choices=("auto", "torch", "openvino"),
+        default="auto",
+        help="what embeds audio on a CPU (default: auto, OpenVINO where many recordings pay for it, else PyTorch)",
+    )
     predict.set_defaults(command=_predict)
 
     sweep = commands.add_parser(
@@ -91,12 +97,32 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--workers", type=int, help="local processes (default: one a core, or a GPU)")
     sweep.add_argument("--retry-failed", action="store_true", help="try again what failed before")
     sweep.add_argument("--retrain", action="store_true", help="train again, beside them, what other code has trained")
-    sweep.add_argument("--plan", action="store_true", help="name the runs, and stop")
+    sweep.add_argument("--plan", action="store_true", help="name the runs, say which are finished, and stop")
+    sweep.add_argument("--parameters", action=_Parameters, nargs=0, help="list every parameter with its default")
     cluster = sweep.add_argument_group("on a Slurm cluster")
     cluster.add_argument("--slurm", action="store_true", help="submit jobs instead of working here")
     for name, (kind, text) in _SLURM.items():
         cluster.add_argument(f"--{name.replace('_', '-')}", type=kind, default=argparse.SUPPRESS, help=text)
     sweep.set_defaults(command=_sweep)
+
+    board = commands.add_parser(
+        "leaderboard",
+        help="all recipes in a runs folder, best first",
+        description="All recipes in a folder of runs: test hF as mean over folds and seeds, with its 95 %% interval.",
+    )
+    board.add_argument("runs", metavar="FOLDER", help="folder of run folders, or of such folders (runs/)")
+    board.add_argument("--csv", metavar="FILE", help="also write the table here")
+    board.set_defaults(command=_leaderboard)
+
+    compare = commands.add_parser(
+        "compare",
+        help="the paired difference of two systems",
+        description="The paired difference of two systems on the test clips that they share, with its 95 %% interval. "
+        "A system is a run folder, or a folder in the official baseline's output layout.",
+    )
+    compare.add_argument("a", metavar="SYSTEM")
+    compare.add_argument("b", metavar="SYSTEM")
+    compare.set_defaults(command=_compare)
 
     validate = commands.add_parser(
         "validate",
@@ -137,7 +163,8 @@ def _predict(given) -> int:
 
     texts = read_texts(given.metadata) if given.metadata else {}
     paths = find_recordings(recordings)
-    table = classify_files([load_system(run, given.device) for run in runs], paths, texts, given.weights, given.views)
+    models = [load_system(run, given.device, given.engine) for run in runs]
+    table = classify_files(models, paths, texts, given.weights, given.views)
     if given.out:  # before anything is printed, as whoever reads that may stop reading
         atomic_write(given.out, lambda path: table.to_csv(path, index=False, float_format="%.6f"))
     for _, row in table.iterrows():
@@ -155,6 +182,17 @@ def _predict(given) -> int:
     return int(lost > 0)
 
 
+class _Parameters(argparse.Action):
+    """Lists the parameters of a run and leaves, as --help does."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        from haf_utils.config import FinetuneConfig, parameters
+
+        print("Parameters of a run and their defaults; None: as the profile says.")
+        print("\n".join(f"  {name}={value}" for name, value in parameters(FinetuneConfig("", "")).items()))
+        parser.exit()
+
+
 def _sweep(given) -> int:
     if unused := [f"--{name.replace('_', '-')}" for name in _SLURM if name in given and not given.slurm]:
         raise ValueError(f"{', '.join(unused)} is for a Slurm cluster: pass --slurm")
@@ -169,17 +207,56 @@ def _sweep(given) -> int:
     from haf_utils.experiment.workspace import finetune_config, workspace
 
     configs = grid(finetune_config(workspace(**places)), grids)
-    if given.plan:
-        print("\n".join(config.name for config in configs))
-        return 0
+    from haf_utils.experiment.sweeps import Slurm, state, sweep
 
-    from haf_utils.experiment.sweeps import Slurm, sweep
+    if given.plan:
+        print("\n".join(f"{state(recipe, given.retrain):<12}{recipe.name}" for recipe in configs))
+        return 0
 
     slurm = Slurm(**{name: getattr(given, name) for name in _SLURM if name in given}) if given.slurm else None
     print(f"{len(configs)} runs in {configs[0].runs}")
     outcome = sweep(configs, given.workers, slurm, given.retry_failed, retrain=given.retrain)
     print(outcome)
+    if outcome.folders:
+        from haf_utils.experiment.leaderboard import leaderboard
+        from haf_utils.runs import load_run
+
+        print(_table(leaderboard([load_run(folder) for folder in outcome.folders])))
     return 1 if outcome.failed or outcome.absent else 0
+
+
+def _table(table) -> str:
+    """A leaderboard for reading: percent with one decimal."""
+    shown = table.copy()
+    interval = [f"{100 * low:.1f} to {100 * high:.1f}" for low, high in zip(table["low"], table["high"], strict=True)]
+    shown["hF"] = [f"{100 * value:.1f} %" for value in table["hF"]]
+    shown.insert(2, "95 % interval", interval)
+    return shown.drop(columns=["low", "high"]).to_string(index=False)
+
+
+def _leaderboard(given) -> int:
+    from haf_utils.experiment.leaderboard import leaderboard, read_all
+    from haf_utils.io.files import atomic_write
+
+    runs, left_out = read_all(given.runs)
+    table = leaderboard(runs)
+    print(_table(table))
+    if table["other code"].any():
+        print("other code: runs that were made by other code than today's")
+    for run, reason in left_out.itertuples(index=False):
+        print(f"left out: {run}: {reason}")
+    if given.csv:
+        atomic_write(given.csv, lambda path: table.to_csv(path, index=False))
+    return 0
+
+
+def _compare(given) -> int:
+    from haf_utils.experiment.leaderboard import compare_systems, scored
+
+    table, lines = compare_systems(scored(given.a), scored(given.b))
+    print(f"a = {given.a}\nb = {given.b}\n{(100 * table).round(1).to_string()}")
+    print("\n".join(lines))
+    return 0
 
 
 def _validate(given) -> int:
