@@ -1,11 +1,11 @@
-"""LAION-CLAP: laion-clap's networks from one configuration, and how recordings and texts become embeddings.
+"""LAION-CLAP: laion-clap's networks built from one configuration, and the embedding of recordings and texts.
 
 HTSAT and the projections (``clap_module``), RoBERTa, every name in the state dict and the preparation of audio and text
 are laion-clap's. Three things differ: the log-mel is computed by FFT instead of convolutions with a DFT matrix, texts
-are not padded to 77 tokens, and a long clip is the average over fixed windows instead of one random crop.
+are not padded to 77 tokens, and a long clip is embedded as the average over fixed windows instead of one random crop.
 
-`ClapNetwork` has two ways with the same results: the plain one, which calls laion-clap's and transformers' forward, and
-the one of `haf_utils.fast`, which is the default (`HAF_FAST=0` takes the plain one).
+`ClapNetwork` has two implementations with the same results: the plain one, which calls laion-clap's and transformers'
+forward, and that of `haf_utils.fast`, the default (`HAF_FAST=0` takes the plain one).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import json
 import math
 import types
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from torch import nn
 
 from haf_utils import fast
 from haf_utils.audio import prepare, to_float, windows
-from haf_utils.fast import frontend, htsat, roberta
+from haf_utils.fast import frontend, htsat, openvino, roberta
 from haf_utils.fast.threads import gate, in_threads
 from haf_utils.io.checkpoints import CheckpointError, match_state, read_state, safetensors_copy, write_state
 from haf_utils.io.files import atomic_write, write_json
@@ -38,12 +39,15 @@ from haf_utils.io.third_party import clap_networks
 from haf_utils.profiles import REPOSITORY, AudioConfig, ClapConfig
 from haf_utils.taxonomy import prompts
 
-__all__ = ["KNOWN", "Clap", "ClapNetwork", "empty_windows", "load_clap", "pad_tokens", "save_clap"]
+__all__ = ["ENGINES", "KNOWN", "Clap", "ClapNetwork", "empty_windows", "load_clap", "pad_tokens", "save_clap"]
 
 PAD = 1  # RoBERTa's
 # Name -> file in the hub repository `LAION`: the unfused checkpoints with HTSAT-tiny.
 KNOWN = {"630k": "630k-best.pt", "630k-audioset": "630k-audioset-best.pt"}
 LAION, ROBERTA = "lukewys/laion_clap", "FacebookAI/roberta-base"
+ENGINES = ("auto", "torch", "openvino")
+# From here on, OpenVINO saves more than the conversion of the network, done once, and its import cost.
+_CLIPS_FOR_OPENVINO, _HTSAT_DIM_FOR_OPENVINO = 256, 96
 
 
 class ClapNetwork(nn.Module):
@@ -77,7 +81,7 @@ class ClapNetwork(nn.Module):
                     fmax=audio.fmax,
                 ),
             )
-        # laion-clap hides stripes of up to 64 of its 1,001 frames; the same share here.
+        # The share of frames that laion-clap's SpecAugment masks at most: 64 of 1,001.
         frames = audio.window_samples // audio.hop + 1
         self.audio_branch.spec_augmenter.time_dropper.drop_width = max(1, round(64 * frames / 1001))
         self.text_branch = networks.RobertaModel(
@@ -107,11 +111,13 @@ class ClapNetwork(nn.Module):
             unused.requires_grad_(False)
         # True: activation checkpointing of HTSAT's blocks, for less memory in training and a third more work.
         self.recompute_activations = False
+        # In place of HTSAT's forward pass: images (B, 1, spec_size, spec_size) -> (B, D), for inference.
+        self.encoder: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def log_mel(self, waveforms: torch.Tensor) -> torch.Tensor:
         """Waveforms (B, samples), in [-1, 1] or int16 -> log-mel (B, mel_bins, frames) in dB, always in fp32.
 
-        laion-clap's: Hann window, centred, reflected ends, slaney mel bands, 10 log10 with a floor of 1e-10.
+        As laion-clap's: Hann window, centred frames, reflected ends, Slaney mel bands, 10 log10 with a floor of 1e-10.
         """
         audio, mel = self.config.audio, self.audio_branch.logmel_extractor.melW  # (n_fft / 2 + 1, mel_bins)
         waveforms = to_float(waveforms) if waveforms.dtype == torch.int16 else waveforms.float()
@@ -127,11 +133,11 @@ class ClapNetwork(nn.Module):
     def spectrogram_image(self, waveforms: torch.Tensor, augment: bool = False) -> torch.Tensor:
         """Waveforms (B, window_samples), in [-1, 1] or int16 -> HTSAT's images (B, 1, spec_size, spec_size), in fp32.
 
-        `augment`: hide random stripes of time and frequency, as laion-clap does in training (in train mode only).
+        `augment`: SpecAugment's random stripes of time and frequency, as in laion-clap's training (train mode only).
         """
         branch = self.audio_branch
         with torch.autocast(waveforms.device.type, enabled=False):
-            # Frames stand last on purpose: on (B, mel_bins, frames, 1) PyTorch 2.13 gives BatchNorm wrong gradients.
+            # Frames come last: on (B, mel_bins, frames, 1) PyTorch 2.13 gives BatchNorm wrong gradients.
             x = branch.bn0(self.log_mel(waveforms)[:, :, None]).permute(0, 2, 3, 1)  # (B, 1, frames, mel_bins)
             if augment:
                 x = frontend.hide_stripes(branch.spec_augmenter, x) if fast.enabled() else branch.spec_augmenter(x)
@@ -146,7 +152,9 @@ class ClapNetwork(nn.Module):
         """
         image = self.spectrogram_image(waveforms, augment)
         recompute = self.recompute_activations and torch.is_grad_enabled()
-        if fast.enabled():
+        if self.encoder is not None:
+            pooled = self.encoder(image)
+        elif fast.enabled():
             pooled = htsat.encode(self.audio_branch, image, recompute)
         elif recompute:
             raise ValueError(
@@ -177,20 +185,33 @@ def _projection(width: int, joint: int) -> nn.Sequential:
 
 
 def _project(projection: nn.Sequential, x: torch.Tensor) -> torch.Tensor:
-    """Pooled outputs (B, D) -> embeddings (B, 512), L2-normalised; in fp32 under autocast too, since bf16 would blur
-    the small differences between similar clips."""
+    """Pooled outputs (B, D) -> embeddings (B, 512), L2-normalised; in fp32 under autocast too, since bf16 is too
+    coarse for the small differences between similar clips."""
     with torch.autocast(x.device.type, enabled=False):
         return F.normalize(projection(x.float()), dim=-1)
 
 
 @dataclasses.dataclass
 class Clap:
-    """A CLAP network with its tokenizer, ready to embed. `precision`: "fp32" or "bf16" (autocast; mel in fp32)."""
+    """A CLAP network with its tokenizer, ready to embed. `precision`: "fp32" or "bf16" (autocast; mel in fp32).
+
+    `engine`: see `load_clap`. Raises ValueError for an unknown one, or "openvino" on a GPU; ImportError for "openvino"
+    where it is not installed.
+    """
 
     network: ClapNetwork
     tokenizer: Tokenizer
     device: torch.device
     precision: str = "fp32"
+    engine: str = "torch"
+
+    def __post_init__(self):
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine={self.engine!r} is unknown: choose {', '.join(ENGINES)}")
+        if self.engine == "openvino":
+            if self.device.type != "cpu":
+                raise ValueError(f"engine='openvino' is for a CPU, not for {self.device}: choose auto or torch")
+            openvino.library()
 
     @property
     def config(self) -> ClapConfig:
@@ -199,6 +220,25 @@ class Clap:
     def autocast(self) -> torch.autocast:
         """The context in which forward passes of this precision run."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    @contextmanager
+    def by_engine(self, clips: int) -> Iterator[None]:
+        """In this context the network embeds audio by the engine for `clips` recordings, in eval mode and for inference
+        alone. Where "auto" would take OpenVINO and cannot import it, a warning says so."""
+        network, before = self.network.eval(), self.network.encoder
+        large = clips >= _CLIPS_FOR_OPENVINO and self.config.htsat_dim >= _HTSAT_DIM_FOR_OPENVINO
+        auto = self.engine == "auto" and self.device.type == "cpu" and large and fast.enabled()
+        if auto or self.engine == "openvino":
+            try:
+                network.encoder = openvino.encoder(network.audio_branch, self.precision)
+            except ImportError as error:
+                if not auto:
+                    raise
+                warnings.warn(f"{error}; PyTorch embeds audio instead", stacklevel=3)
+        try:
+            yield
+        finally:
+            network.encoder = before
 
     def tokenize(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         """Texts -> {"input_ids", "attention_mask"}, int64 (N, longest), cut after `config.tokens` (77) tokens."""
@@ -214,14 +254,14 @@ class Clap:
     def embed_audio(self, clips: Sequence, batch: int | None = None, progress: bool = True) -> np.ndarray:
         """Recordings -> embeddings (N, 512), float32, L2-normalised, in the order given.
 
-        `clips`: paths, or int16 samples at `config.audio.sample_rate` (of an audio store). A clip longer than the
-        window is the average of its fixed windows' embeddings. Nothing is random, and a clip's embedding does not
-        depend on its neighbours. Memory does not grow with the number of clips, but for the result.
-        `batch`: clips decoded, and windows embedded, at once (at most 8, on a GPU 32).
+        `clips`: paths, or int16 samples at `config.audio.sample_rate` (of an audio store). The embedding of a clip
+        longer than the window is the average over its fixed windows. Nothing is random, and no embedding depends on the
+        batch. Apart from the result, memory does not grow with the number of clips.
+        `batch`: clips decoded, and windows embedded, at once (by default at most 8, on a GPU 32).
         Raises AudioError that names the first recording that cannot be used.
         """
         audio, threads = self.config.audio, torch.get_num_threads()
-        if batch is None:  # on a CPU a batch is a core's: few clips are shared out
+        if batch is None:  # on a CPU each core takes a batch, so that few clips are shared among all cores
             batch = max(1, min(8, math.ceil(len(clips) / threads))) if self.device.type == "cpu" else 32
         mean = np.zeros((len(clips), self.config.embedding), np.float32)
         turn = gate(self.device)
@@ -231,25 +271,26 @@ class Clap:
             return windows(samples, audio.window_samples)
 
         def embed(first: int) -> np.ndarray:
-            waveforms = [cut(clip) for clip in clips[first : first + batch]]
-            ends = np.cumsum([len(each) for each in waveforms])
-            together = empty_windows(ends[-1], audio.window_samples, self.device)
-            np.concatenate(waveforms, out=together.numpy())
+            of_clips = [cut(clip) for clip in clips[first : first + batch]]
+            ends = np.cumsum([len(of_clip) for of_clip in of_clips])
+            waveforms = empty_windows(ends[-1], audio.window_samples, self.device)
+            np.concatenate(of_clips, out=waveforms.numpy())
             with turn:
-                each = torch.cat([self.embed_windows(part).float().cpu() for part in together.split(batch)]).numpy()
-            return np.stack([of_clip.mean(axis=0) for of_clip in np.split(each, ends[:-1])])
+                embedded = torch.cat([self.embed_windows(part).float().cpu() for part in waveforms.split(batch)])
+            return np.stack([of_clip.mean(axis=0) for of_clip in np.split(embedded.numpy(), ends[:-1])])
 
         starts = range(0, len(clips), batch)
-        with bar(total=len(clips), description="audio embeddings", quiet=not progress) as done:
+        description = "audio embeddings"
+        with self.by_engine(len(clips)), bar(total=len(clips), description=description, quiet=not progress) as shown:
             for first, embeddings in zip(starts, in_threads(embed, starts, self.device), strict=True):
                 mean[first : first + batch] = embeddings
-                done.update(len(embeddings))
+                shown.update(len(embeddings))
         return mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
 
     def embed_text(self, texts: Sequence[str], batch: int = 16, progress: bool = True) -> np.ndarray:
         """Texts -> embeddings (N, 512), float32, L2-normalised, in the order given. An empty text has one too.
 
-        Texts of similar length share a batch; what a text is batched with does not matter.
+        Texts of similar length share a batch; no embedding depends on the batch.
         """
         self.network.eval()
         rows = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
@@ -263,13 +304,13 @@ class Clap:
             with turn, torch.inference_mode(), self.autocast():
                 return self.network.text_embedding(tokens["input_ids"], tokens["attention_mask"]).cpu().numpy()
 
-        done = bar(
+        embedded = bar(
             in_threads(embed, batches, self.device),
             total=len(batches),
             description="text embeddings",
             quiet=not progress,
         )
-        for chosen, embeddings in zip(batches, done, strict=True):
+        for chosen, embeddings in zip(batches, embedded, strict=True):
             result[chosen] = embeddings
         return result
 
@@ -277,8 +318,8 @@ class Clap:
     def zero_shot(self, audio: np.ndarray, texts: Sequence[str] | None = None) -> np.ndarray:
         """Posteriors (N, 23) of audio embeddings (N, 512) by similarity to one prompt a class: nothing is trained.
 
-        `texts`: other prompts, one a column. A control that flatters on BSD with LAION's checkpoints: they were
-        trained on Freesound, where BSD's clips come from.
+        `texts`: other prompts, one a column. As a control on BSD it is optimistic with LAION's checkpoints, which were
+        trained on Freesound, the source of BSD's clips.
         """
         anchors = torch.from_numpy(self.embed_text(prompts() if texts is None else texts, progress=False))
         scale = self.network.logit_scale_a.exp().float().cpu()
@@ -286,8 +327,8 @@ class Clap:
 
 
 def empty_windows(number: int, samples: int, device: torch.device) -> torch.Tensor:
-    """Room for windows, int16 (number, samples), on the CPU: for a GPU in pinned memory, which it reads by itself, and
-    which serves again for later batches."""
+    """An uninitialised int16 tensor (number, samples) on the CPU. For a GPU it is pinned: copies are asynchronous, and
+    PyTorch reuses the memory for later batches."""
     return torch.empty((number, samples), dtype=torch.int16, pin_memory=device.type == "cuda")
 
 
@@ -304,17 +345,20 @@ def pad_tokens(rows: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
 # Loading and saving ---------------------------------------------------------------------------------------------------
 
 
-def load_clap(checkpoint, tokenizer=None, device="cpu", precision: str = "fp32") -> Clap:
+def load_clap(checkpoint, tokenizer=None, device="cpu", precision: str = "fp32", engine: str = "torch") -> Clap:
     """A pretrained CLAP.
 
     `checkpoint`: a folder that `save_clap` wrote (absolute, or relative to here or to the repository), a file in
     LAION's format, a safetensors file, or a name in `KNOWN`, which is fetched from the hub into the user's cache if it
     is not there. `tokenizer`: a `tokenizers.Tokenizer`, its ``tokenizer.json``, or a folder with that file or with
-    RoBERTa's ``vocab.json`` and ``merges.txt``; None means the checkpoint's own, or roberta-base of the hub.
+    RoBERTa's ``vocab.json`` and ``merges.txt``; None: the one in the checkpoint's folder, or roberta-base of the hub.
     `precision`: "fp32" or "bf16" (for embedding and training; the mel front end stays in fp32).
+    `engine` of `Clap.embed_audio`: "torch"; "openvino", on a CPU, the same embeddings within 1e-5 (in bf16 rounded
+    elsewhere), for which HTSAT is converted once in seconds and kept in the user's cache; "auto": OpenVINO on a CPU for
+    256 recordings or more by a network of at least HTSAT-tiny's width (96), unless HAF_FAST=0, else PyTorch.
 
     Raises CheckpointError if the checkpoint is missing, damaged, refused or another model's; OSError if it would have
-    to be fetched and cannot be.
+    to be fetched and cannot be; ValueError and ImportError as `Clap` does.
     """
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"precision={precision!r} is unknown: choose fp32 or bf16")
@@ -326,12 +370,12 @@ def load_clap(checkpoint, tokenizer=None, device="cpu", precision: str = "fp32")
         config, file = ClapConfig(), path
     state = read_state(file) if file.suffix == ".safetensors" else read_state(safetensors_copy(file))
     network = ClapNetwork(config)
-    own = network.state_dict()
-    state = {name: own[name] for name in own if _derived(name) and name not in state} | state
-    match_state(state, own, checkpoint)
+    expected = network.state_dict()
+    state = {name: expected[name] for name in expected if _derived(name) and name not in state} | state
+    match_state(state, expected, checkpoint)
     network.load_state_dict(state)
     device = torch.device(device)
-    return Clap(network.to(device).eval(), load_tokenizer(tokenizer, config), device, precision)
+    return Clap(network.to(device).eval(), load_tokenizer(tokenizer, config), device, precision, engine)
 
 
 def _find(checkpoint) -> Path:
@@ -377,7 +421,7 @@ def _derived(name: str) -> bool:
 
 
 def save_clap(network: ClapNetwork, tokenizer: Tokenizer, folder, half: bool = False) -> None:
-    """Write `folder`/{model.safetensors, config.json, tokenizer.json}, each beside its place and renamed into it.
+    """Write `folder`/{model.safetensors, config.json, tokenizer.json}, each atomically.
 
     `half`: store large weights in fp16, half the size (they are fp32 again when loaded).
     """
