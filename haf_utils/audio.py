@@ -2,7 +2,7 @@
 
 Preparation is laion-clap's: mono (mean of the channels), resampled by soxr's HQ filter, clipped to [-1, 1] and
 quantised to int16 (``laion_clap/training/data.py``). Short clips are repeated whole times and zero-padded
-("repeatpad"); long ones are heard through windows, which are random in training and fixed everywhere else.
+("repeatpad"); long ones are cut into windows, which are random in training and fixed everywhere else.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ MAX_WINDOWS = 5  # ours: fixed windows a clip; BSD's 30 s clips need three of 10
 
 
 def prepare(path, sample_rate: int) -> np.ndarray:
-    """A recording as CLAP wants it: mono at `sample_rate` Hz, clipped to [-1, 1], int16 (n,), n >= 1.
+    """A recording as CLAP reads it: mono at `sample_rate` Hz, clipped to [-1, 1], int16 (n,), n >= 1.
 
-    Bit for bit what laion-clap prepares (librosa's resampling, then its own quantisation). Raises AudioError, also
-    where nothing is left at this rate.
+    Bit for bit as laion-clap prepares it (librosa's resampling, then quantisation). Raises AudioError, also where all
+    samples are 0 at this rate.
     """
     samples, rate = decode(path)
     if rate != sample_rate:
@@ -41,7 +41,7 @@ def prepare(path, sample_rate: int) -> np.ndarray:
         samples = soxr.resample(samples, rate, sample_rate, quality="HQ")[:frames]
         if len(samples) < frames:
             samples = np.pad(samples, (0, frames - len(samples)))
-    np.clip(samples, -1.0, 1.0, out=samples)  # in place: ten minutes are 115 MB
+    np.clip(samples, -1.0, 1.0, out=samples)  # in place, since long recordings are large
     samples *= 32767.0
     quantized = samples.astype(np.int16)
     if not quantized.any():
@@ -60,13 +60,13 @@ def repeat_pad(samples: np.ndarray, window: int) -> np.ndarray:
 
 
 def _repeat(samples: np.ndarray, window: int, begin: int, out: np.ndarray) -> np.ndarray:
-    """Write into `out` what stands from `begin` on in the repeat-padded samples, and return it."""
+    """Write the repeat-padded samples from position `begin` on into `out`, and return it."""
     end, phase = window // len(samples) * len(samples), begin % len(samples)
-    sound = out[: max(0, end - begin)]
-    out[len(sound) :] = 0
-    first = min(len(sound), len(samples) - phase)
-    sound[:first] = samples[phase : phase + first]
-    rest = sound[first:]
+    repeated = out[: max(0, end - begin)]
+    out[len(repeated) :] = 0
+    first = min(len(repeated), len(samples) - phase)
+    repeated[:first] = samples[phase : phase + first]
+    rest = repeated[first:]
     whole = len(rest) // len(samples) * len(samples)
     rest[:whole].reshape(-1, len(samples))[:] = samples
     rest[whole:] = samples[: len(rest) - whole]
@@ -76,9 +76,9 @@ def _repeat(samples: np.ndarray, window: int, begin: int, out: np.ndarray) -> np
 def fixed_windows(frames: int, window: int) -> np.ndarray:
     """Where the fixed windows of a clip of `frames` samples start: ascending ints, at most MAX_WINDOWS.
 
-    One window at 0 for a clip no longer than `window`, or so little longer (a hundredth) that a second would repeat the
-    first; else as many as cover the clip, evenly spaced, the first at its beginning and the last flush with its end.
-    A clip longer than MAX_WINDOWS windows is sampled, not covered.
+    One window at 0 for a clip of at most 1.01 `window`, where a second one would nearly equal the first; else as many
+    as cover the clip, evenly spaced, the first at its beginning and the last flush with its end. A clip longer than
+    MAX_WINDOWS windows is sampled, not covered.
     """
     if frames <= 1.01 * window:
         return np.zeros(1, dtype=np.int64)
@@ -97,8 +97,8 @@ def random_window(samples: np.ndarray, rng: np.random.Generator, out: np.ndarray
     """A training or test-time view of a clip: int16 (n,) -> int16 `out` (window,), which is written and returned.
 
     Longer than the window: cut at a random place, as laion-clap does. Shorter: repeat-padded and rotated by a random
-    offset, without which all views of a short clip were the same (ours). Written once, into its place in a batch: a
-    GPU asks for batches about as fast as memory can be copied.
+    offset, without which all views of a short clip would be equal (ours). `out` is its place in a batch, so that no
+    copy is made: copying would slow down a GPU.
     """
     window = len(out)
     if len(samples) > window:
