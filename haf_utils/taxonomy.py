@@ -74,7 +74,7 @@ def to_labels(values: Iterable) -> np.ndarray:
         outside = (values < 0) | (values >= len(CLASSES))
         labels = values.astype(np.int64)
     else:
-        # Codes, or something that is neither: -1 marks what the taxonomy does not hold.
+        # -1 marks values that are no code of the taxonomy.
         labels = np.array([_LABEL.get(value, -1) if isinstance(value, str) else -1 for value in values], dtype=np.int64)
         outside = labels < 0
     if outside.any():
