@@ -1,9 +1,9 @@
-"""CLAP checkpoints on disk: LAION's own ``.pt`` files, read without running what they contain, and this project's.
+"""CLAP checkpoints on disk: LAION's ``.pt`` files, read without running code in them, and this project's.
 
 LAION's format is a pickled dict with ``state_dict`` (keys prefixed ``module.``, ``position_ids`` left by old
-transformers) beside epoch and optimiser state; it holds numpy scalars and may use pickle protocol 4, both of which
-``torch.load(weights_only=True)`` refuses. `read_pickle` reads it through an unpickler that knows a short list of names
-and nothing else. This project writes safetensors.
+transformers), epoch and optimizer state; it holds numpy scalars and may use pickle protocol 4, both of which
+``torch.load(weights_only=True)`` refuses. `read_pickle` reads it through an unpickler that allows a short list of names
+only. This project writes safetensors.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _OLD_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 class CheckpointError(ValueError):
-    """A file that is no usable checkpoint; the message names it, says what was found and what to do."""
+    """A file that is no usable checkpoint; the message names the file, what is wrong and what to do."""
 
 
 # Reading pickles ------------------------------------------------------------------------------------------------------
 
 
 def _plain_number(dtype: np.dtype, data: bytes) -> bool | int | float | complex:
-    """Stands in for numpy.core.multiarray.scalar: numbers only, never objects."""
+    """In place of numpy.core.multiarray.scalar: numbers only, never objects."""
     if not isinstance(dtype, np.dtype) or dtype.kind not in "biufc" or not isinstance(data, bytes):
         raise pickle.UnpicklingError("a numpy scalar that is not a plain number")
     return np.frombuffer(data, dtype, count=1)[0].item()
@@ -71,15 +71,15 @@ def _load(file, **options):
     return _Unpickler(file, **options).load()
 
 
-# torch.load derives its own unpickler from this one, and itself resolves nothing but names of storages.
+# torch.load derives its unpickler from this one; by itself it resolves only names of storages.
 _RESTRICTED = types.SimpleNamespace(__name__="restricted", Unpickler=_Unpickler, load=_load)
 
 
 def read_pickle(path):
-    """What `torch.save` wrote: tensors, numbers, strings and containers of them, on the CPU. Nothing else is built.
+    """The content that `torch.save` wrote: tensors, numbers, strings and containers of them, on the CPU.
 
-    Raises CheckpointError if the file is missing, cut short, no checkpoint at all, or asks for any name that is not on
-    the list; nothing in it has been executed then.
+    Raises CheckpointError if the file is missing, cut short, no checkpoint at all, or needs a name that is not on the
+    list; nothing in it is executed.
     """
     path = Path(path)
     try:
@@ -101,7 +101,7 @@ def read_pickle(path):
         raise CheckpointError(f"{path} was refused: it holds {error}. Nothing in it was executed.") from error
     except CheckpointError:
         raise
-    except Exception as error:  # damaged bytes make an unpickler raise nearly anything
+    except Exception as error:  # an unpickler may raise any exception on damaged bytes
         raise CheckpointError(f"{path} is damaged or cut short: {error}") from error
     raise CheckpointError(f"{path} is {_kind(start)}")
 
@@ -149,23 +149,23 @@ def read_state(path) -> dict[str, torch.Tensor]:
 def match_state(state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path) -> None:
     """Compare names and shapes of a checkpoint with those of the network that is to take it.
 
-    Raises CheckpointError that says what was found and which configuration fits.
+    Raises CheckpointError that names the differences and the configuration that fits.
     """
     missing = [name for name in expected if name not in state]
     surplus = [name for name in state if name not in expected]
     shapes = [name for name in expected if name in state and state[name].shape != expected[name].shape]
     if not (missing or surplus or shapes):
         return
-    found = []
+    differences = []
     if missing:
-        found.append(f"{len(missing)} weights missing (first {missing[0]})")
+        differences.append(f"{len(missing)} weights missing (first {missing[0]})")
     if surplus:
-        found.append(f"{len(surplus)} not expected (first {surplus[0]})")
+        differences.append(f"{len(surplus)} not expected (first {surplus[0]})")
     if shapes:
         name = shapes[0]
         sizes = f"{tuple(state[name].shape)} for {tuple(expected[name].shape)}"
-        found.append(f"{len(shapes)} of another shape (first {name}: {sizes})")
-    raise CheckpointError(f"{path} does not fit this network: {'; '.join(found)}. {_advice(state)}")
+        differences.append(f"{len(shapes)} of another shape (first {name}: {sizes})")
+    raise CheckpointError(f"{path} does not fit this network: {'; '.join(differences)}. {_advice(state)}")
 
 
 def _advice(state: Mapping[str, torch.Tensor]) -> str:
@@ -190,24 +190,24 @@ def _advice(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def write_state(state: Mapping[str, torch.Tensor], path) -> None:
-    """Write safetensors beside `path` and rename into place: a kill or a full disk leaves the old file as it was."""
+    """Write safetensors atomically: a kill or a full disk leaves the old file unchanged."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
 
-    def write(beside: Path) -> None:
+    def write(temporary: Path) -> None:
         try:
-            save_file(tensors, beside)
+            save_file(tensors, temporary)
         except SafetensorError as error:  # how the library reports a full disk
             raise OSError(f"{path} could not be written: {error}") from error
-        beside.chmod(0o644)  # the library makes it readable for its owner alone
+        temporary.chmod(0o644)  # the library makes it readable for its owner alone
 
     atomic_write(path, write)
 
 
 def safetensors_copy(path) -> Path:
-    """The weights of a pickled checkpoint as safetensors in the user's cache, made when first asked for.
+    """The weights of a pickled checkpoint as safetensors in the user's cache, written at first use.
 
-    The copy is found again by the file's place, size and time of change. Where it cannot be written, the checkpoint
-    itself is used, with a warning. Raises CheckpointError as `read_state` does.
+    The copy is keyed by the file's path, size and time of change. Where it cannot be written, the checkpoint itself is
+    used, with a warning. Raises CheckpointError as `read_state` does.
     """
     path = Path(path)
     if not path.is_file():
