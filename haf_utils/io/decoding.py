@@ -1,7 +1,4 @@
-"""How many threads read and decode recordings.
-
-soundfile and soxr release the GIL while they work, so threads suffice and nothing is copied between processes.
-"""
+"""Threads that read and decode recordings: soundfile and soxr release the GIL, so that processes are not needed."""
 
 from __future__ import annotations
 
@@ -11,12 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 __all__ = ["MOST", "cores", "decoded"]
 
-# More contend for the GIL.
-MOST = 4
+MOST = 4  # threads; more contend for the GIL
 
 
 def cores() -> int:
-    """Those that this process may use: under Slurm fewer than the machine has."""
+    """CPU cores that this process may use; under Slurm fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

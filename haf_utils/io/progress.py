@@ -1,7 +1,7 @@
-"""One place that decides how long work reports: a bar for a person, plain lines where nobody watches.
+"""Progress of long work: a bar in a terminal or a live JupyterLab, plain lines elsewhere.
 
-A bar needs a terminal or a live JupyterLab. In a batch run (papermill, a Slurm log) it would leave dozens of half-drawn
-outputs; there `HAF_PROGRESS=lines`, which `make run` sets, prints one line a step instead.
+In a batch run (papermill, a Slurm log) a bar would leave dozens of half-drawn outputs; there `HAF_PROGRESS=lines`,
+which `make run` sets, prints one line a step instead.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["bar", "headless", "line"]
 
 
 def headless() -> bool:
-    """Whether nobody watches: HAF_PROGRESS=lines says so, or a stderr that is neither terminal nor Jupyter shows it."""
+    """Whether bars are off: HAF_PROGRESS=lines, or a stderr that is neither a terminal nor Jupyter's."""
     if "HAF_PROGRESS" in os.environ:
         return os.environ["HAF_PROGRESS"] == "lines"
     return "ipykernel" not in sys.modules and not sys.stderr.isatty()
@@ -27,6 +27,6 @@ def bar(iterable=None, *, description: str = "", quiet: bool = False, **options)
 
 
 def line(text: str, quiet: bool = False) -> None:
-    """Print one plain line of progress, where bars are off."""
+    """Print one line of progress where bars are off."""
     if headless() and not quiet:
         print(text, flush=True)
