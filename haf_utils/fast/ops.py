@@ -1,4 +1,4 @@
-"""Two operations with faster forms than PyTorch's default: linear layers in fp32 on a CPU, and permuted rows."""
+"""Two operations faster than PyTorch's defaults: linear layers in fp32 on a CPU, and permutations of rows."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _AVAILABLE = (
 def linear(layer: nn.Linear, x: torch.Tensor, gelu: bool = False) -> torch.Tensor:
     """`layer(x)`, then GELU if asked: x (..., in) -> (..., out), within rounding, with the same gradients.
 
-    In fp32 on a CPU oneDNN multiplies, and without gradients applies the GELU while the product is in cache. Elsewhere
-    and under autocast everything is PyTorch's.
+    In fp32 on a CPU it calls oneDNN, which without gradients applies the GELU while the product is in the cache.
+    Elsewhere and under autocast it calls PyTorch's functions.
     """
     weight, bias, training = layer.weight, layer.bias, torch.is_grad_enabled()
     fp32_on_cpu = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
@@ -49,12 +49,12 @@ if _AVAILABLE:
 
     @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
     def _operations(x: tuple, weight: tuple, *_, **__) -> int:
-        """Floating-point operations by the shapes, for PyTorch's counter, which does not know this operator."""
+        """Floating-point operations from the shapes: PyTorch's counter does not know this operator."""
         return 2 * math.prod(x) * weight[0]
 
 
 class _Product(torch.autograd.Function):
-    """`F.linear` with gradients, since the operator has none. The weight's is MKL's, which is faster for long sums."""
+    """`F.linear` by oneDNN with gradients, which the operator lacks; the weight's by PyTorch, which is faster."""
 
     @staticmethod
     def forward(ctx, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
@@ -76,8 +76,8 @@ class _Product(torch.autograd.Function):
 def gather(x: torch.Tensor, dim: int, index: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
     """`x.index_select(dim, index)`; its backward is an `index_select` by `inverse` and not a scatter-add.
 
-    index: a permutation of the rows of x, or one with repeated rows. inverse: for each row of x the place in the result
-    whose gradient it gets; the gradients at a row's further places must be zero.
+    index: a permutation of the rows of x, which may repeat rows. inverse: for each row of x, the position in the result
+    that holds its gradient; at further positions of a repeated row the gradient must be zero.
     """
     return _Gather.apply(x, dim, index, inverse)
 

@@ -1,7 +1,7 @@
 """RoBERTa without padding, on transformers' modules: the batch as one packed sequence; only attention sees (B, T).
 
-Titles and tags differ so much in length that most of a batch padded to its longest text is padding. Of the last layer
-only the first tokens are computed, since nothing else is used.
+Titles and tags differ so much in length that most of a padded batch is padding. The last layer is computed for the
+first tokens only, since the pooler reads no others.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ __all__ = ["encode"]
 def encode(roberta: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """Tokens (B, T), int64, padded at their ends, and their mask -> the pooled first tokens (B, D).
 
-    Equals `pooler_output` of transformers' RobertaModel within rounding, with the same gradients. Dropout acts as
-    there, but draws in another order.
+    Equals `pooler_output` of transformers' RobertaModel within rounding, with the same gradients. Dropout has the same
+    rates but draws in another order.
     """
     mask = attention_mask.bool()
-    packed = mask.flatten().nonzero().squeeze(1)  # (N,): the place in the padded batch of each packed token
-    padded = (mask.flatten().cumsum(0) - 1).clamp(min=0)  # (B · T,): the packed token in each place; any one in padding
+    packed = mask.flatten().nonzero().squeeze(1)  # (N,): position in the padded batch of each packed token
+    padded = (mask.flatten().cumsum(0) - 1).clamp(min=0)  # (B · T,): packed token at each position; any in padding
     first = F.pad(mask.sum(1).cumsum(0), (1, 0))[:-1]  # (B,): the first packed token of each text
     x = roberta.embeddings(input_ids=input_ids).flatten(0, 1).index_select(0, packed)
     layers = roberta.encoder.layer

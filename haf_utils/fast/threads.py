@@ -1,9 +1,9 @@
-"""Batches in parallel on the cores of a CPU, a thread each, instead of all threads on every operation.
+"""Parallel batches on the cores of a CPU, one thread a batch, instead of all threads on every operation.
 
-A forward pass is a hundred operations: when all cores share every one of them, they synchronise a hundred times, and
-small operations do not divide well. Independent batches do.
+When all cores share every operation of a forward pass, they synchronise after each, and small operations do not divide
+well. Independent batches do.
 
-With a GPU threads only prepare what it computes: they decode (`in_threads`), or cut batches ahead of it (`ahead`).
+With a GPU, threads only prepare its inputs: they decode (`in_threads`), or cut the next batches (`ahead`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _DECODERS = 4  # threads that decode for a GPU; more contend for the GIL
 def in_threads(function: Callable, items: Sequence, device: torch.device) -> Iterator:
     """`map(function, items)`, several at a time, results in order. The first error ends it, as does Ctrl-C.
 
-    On a CPU there are as many threads as PyTorch would use, each of which computes by itself. With a GPU they read and
-    decode, and take turns at it by `gate`.
+    On a CPU there are as many threads as PyTorch would use, and each computes its items on one core. With a GPU they
+    read and decode, and share the GPU by `gate`.
     """
     on_cpu, threads = torch.device(device).type == "cpu", torch.get_num_threads()
     workers = threads if on_cpu else _DECODERS
@@ -34,13 +34,13 @@ def in_threads(function: Callable, items: Sequence, device: torch.device) -> Ite
         yield from pool.map(function, items)
     finally:
         pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # the setting is one for the whole process
+        torch.set_num_threads(threads)  # the initializer's setting holds for the whole process
 
 
 def ahead(function: Callable, items: Iterable, device: torch.device | str = "cpu") -> Iterator:
-    """`map(function, items)`, a little ahead in threads: batches are cut while the network works on those before.
+    """`map(function, items)`, computed ahead in threads: the next batches are cut while the network runs.
 
-    On a CPU one thread is one item ahead. A GPU asks for batches faster than one thread cuts them.
+    One thread and one item ahead on a CPU; several on a GPU, which is faster than one thread that cuts batches.
     """
     threads = 1 if torch.device(device).type == "cpu" else _DECODERS
     pool, pending = ThreadPoolExecutor(threads), deque()
@@ -56,5 +56,5 @@ def ahead(function: Callable, items: Iterable, device: torch.device | str = "cpu
 
 
 def gate(device: torch.device) -> BoundedSemaphore:
-    """How many threads may compute at once: on a CPU all of `in_threads`, on a GPU one, for its memory's sake."""
+    """Limits the threads that compute at once: on a CPU all of `in_threads`, on a GPU one, to bound its memory."""
     return BoundedSemaphore(torch.get_num_threads() if torch.device(device).type == "cpu" else 1)
