@@ -1,1 +1,1 @@
-"""What `make bench` calls: speed against what one would do without this project."""
+"""Benchmarks for `make bench`: the speed of this project against the alternatives without it."""

@@ -1,4 +1,4 @@
-"""Speed, measured side by side: this project against what one would do without it, and against the machine.
+"""Speed of this project, measured against the alternatives without it and against the machine.
 
     python -m benchmarks [--quick] [--only audio,text,…] [--growth] [--stages] [--publish]
 
@@ -42,7 +42,7 @@ NAMES = [*ROWS, "gpu"]  # what --only takes
 
 
 def machine() -> dict[str, str | int | float]:
-    """What the numbers were measured on."""
+    """The machine and the versions that were measured."""
     cpu = Path("/proc/cpuinfo")
     names = [line.split(":")[1].strip() for line in cpu.read_text().splitlines() if line.startswith("model name")]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
@@ -78,7 +78,7 @@ def table(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def stages(notebooks: Path) -> pd.DataFrame:
-    """Where the time of `make run` went: notebook, stage (its last heading), seconds, from the executed notebooks."""
+    """Time of `make run` by notebook and stage (the last heading), in seconds, from the executed notebooks."""
     spent: dict[tuple[str, str], float] = {}
     for path in sorted(notebooks.glob("[0-9][0-9]_*.ipynb")):
         stage = "start"
@@ -103,19 +103,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--growth", action="store_true", help="also how time and memory grow up to 20,000 clips")
     parser.add_argument("--stages", action="store_true", help="only where the time of the last `make run` went")
     parser.add_argument("--publish", action="store_true", help="copy figures and tables into figures/ and README.md")
-    given = parser.parse_args(arguments)
-    runs, partial = Path(given.runs or REPOSITORY / "runs"), given.quick or given.only != ""
+    options = parser.parse_args(arguments)
+    runs, partial = Path(options.runs or REPOSITORY / "runs"), options.quick or options.only != ""
     folder = runs / "bench" / "partial" if partial else runs / "bench"
-    if given.stages:
-        if partial or given.growth or given.publish:
+    if options.stages:
+        if partial or options.growth or options.publish:
             print("error: --stages measures nothing: it goes with --runs alone", file=sys.stderr)
             return 2
         return _print_stages(runs / "embedded-mini" / "notebooks")
-    if given.publish and partial:
+    if options.publish and partial:
         print("error: --publish takes a whole run, without --quick and --only", file=sys.stderr)
         return 2
     on_gpu = torch.cuda.is_available()
-    wanted = [name.strip() for name in given.only.split(",") if name.strip()] or (NAMES if on_gpu else list(ROWS))
+    wanted = [name.strip() for name in options.only.split(",") if name.strip()] or (NAMES if on_gpu else list(ROWS))
     unknown = [name for name in wanted if name not in NAMES]
     if unknown:
         print(f"error: --only {unknown[0]}: choose from {', '.join(NAMES)}", file=sys.stderr)
@@ -132,18 +132,18 @@ def main(arguments: list[str] | None = None) -> int:
         print(
             f"these cores have other work, or had a minute ago (load {load}): do not trust the ratios", file=sys.stderr
         )
-        if given.publish:
+        if options.publish:
             print("error: --publish needs a quiet machine: run it again in a minute or two", file=sys.stderr)
             return 2
     rows = []
-    # Of the alternatives: old names that laion-clap imports, and four workers where there are fewer cores.
+    # Warnings of the alternatives: old names that laion-clap imports, and more workers than cores.
     for message in ("torch.meshgrid", "This DataLoader will create", "Importing from timm.models"):
         warnings.filterwarnings("ignore", message=message)
     for name in (name for name in wanted if name in ROWS):
         begun = time.monotonic()
-        rows += ROWS[name](QUICK if given.quick else FULL, dataset, titles)
+        rows += ROWS[name](QUICK if options.quick else FULL, dataset, titles)
         print(f"{name} … {time.monotonic() - begun:.0f} s", flush=True)
-    if rows and given.quick:  # what is to be reached is meant for the full sizes
+    if rows and options.quick:  # targets are meant for the full sizes
         rows = [dataclasses.replace(row, target=None) for row in rows]
         print("few examples, one round: rough, and no measure of the targets")
     shown = table(rows)
@@ -160,13 +160,13 @@ def main(arguments: list[str] | None = None) -> int:
         plots.style()
         plt.close(plots.save(ratio_figure(rows, about), folder, "bench"))
     print(f"results in {folder}")
-    if given.growth:
+    if options.growth:
         grown = growth()
         print(grown.to_string(index=False))
         atomic_write(folder / "growth.csv", lambda path: grown.to_csv(path, index=False))
         plt.close(plots.save(growth_figure(grown), folder, "bench_growth"))
-    if given.publish:
-        figures = ["bench.png", "bench.csv"] + (["bench_growth.png", "growth.csv"] if given.growth else [])
+    if options.publish:
+        figures = ["bench.png", "bench.csv"] + (["bench_growth.png", "growth.csv"] if options.growth else [])
         _publish([folder / name for name in figures], rows, about)
     return 0 if all(row.correct for row in rows) else 1
 

@@ -1,7 +1,7 @@
-"""What one would do without this project: the other side of every measurement in `benchmarks`.
+"""The alternatives without this project that `benchmarks` compares it with.
 
-laion-clap's and Hugging Face's networks are called as their own documentation says, with random weights at the real
-size, since a speed does not depend on what the weights are. Both run without gradients, which neither does by itself.
+laion-clap's and Hugging Face's networks are called as their documentation shows, at the real size with random weights,
+since speed does not depend on the weights. Both run without gradients, which neither turns off by itself.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ TOKENS = 77  # laion-clap pads and truncates every text to this length
 def laion_clap(text_layers: int = 12):
     """laion-clap's own ``CLAP_Module`` (HTSAT-tiny, RoBERTa with `text_layers` layers), random weights, eval mode.
 
-    Only its downloads are kept out: three tokenizers at import, and RoBERTa weights that CLAP's checkpoint overwrites.
-    Texts therefore need a tokenizer of one's own, which `get_text_embedding` takes.
+    Only its downloads are avoided: three tokenizers at import, and RoBERTa weights that CLAP's checkpoint overwrites.
+    So `get_text_embedding` needs a tokenizer.
     """
     provide_operators()
     import transformers
@@ -77,7 +77,7 @@ def hugging_face_audio(batch: int = 16):
     import librosa
     from transformers import ClapConfig, ClapFeatureExtractor, ClapModel
 
-    # Only the audio is asked for: one layer of its text network is enough.
+    # Its text network is not used: one layer is enough.
     model = ClapModel(ClapConfig(text_config={"num_hidden_layers": 1})).eval()
     extractor = ClapFeatureExtractor(truncation="rand_trunc", padding="repeatpad", frequency_min=50)
 
@@ -96,12 +96,12 @@ def hugging_face_audio(batch: int = 16):
 def clip_tokenizer() -> Tokenizer:
     """A tokenizer with RoBERTa's special tokens and the merges that laion-clap ships for CLIP (49,410 entries).
 
-    RoBERTa's own must be downloaded; this one cuts titles and tags into as many pieces (24 on average), so that texts
-    have their natural length. Both sides of a measurement get it.
+    RoBERTa's tokenizer must be downloaded; this one cuts titles and tags into about as many tokens, so that lengths are
+    realistic. Both sides of a measurement use it.
     """
     folder = Path(importlib.util.find_spec("laion_clap").submodule_search_locations[0]) / "clap_module"
     lines = gzip.open(folder / "bpe_simple_vocab_16e6.txt.gz").read().decode("utf-8").split("\n")
-    merges = [tuple(line.split()) for line in lines[1 : 49_152 - 256 - 2 + 1]]  # as its own tokenizer reads it
+    merges = [tuple(line.split()) for line in lines[1 : 49_152 - 256 - 2 + 1]]  # as laion-clap's tokenizer reads it
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(merge) for merge in merges)]
     vocabulary = {piece: number for number, piece in enumerate(["<s>", "<pad>", "</s>", "<unk>", *pieces])}
@@ -160,10 +160,10 @@ class NpyPairs(Dataset):
 
 
 def official_epoch(folder: Path, labels: np.ndarray, workers: int = 4) -> Callable[[], None]:
-    """A function that trains the official baseline for an epoch as its code does: each clip read and augmented by
-    itself, batches of 64 by a DataLoader of 4 workers, Adam as PyTorch has it."""
+    """A function that trains the official baseline for an epoch as its code does: clips read and augmented one by one,
+    batches of 64 by a DataLoader with 4 workers, PyTorch's default Adam."""
     network = Hatr()
-    optimiser = torch.optim.Adam(network.parameters(), lr=RATE, weight_decay=WEIGHT_DECAY)
+    optimizer = torch.optim.Adam(network.parameters(), lr=RATE, weight_decay=WEIGHT_DECAY)
     loss_function = nn.CrossEntropyLoss(label_smoothing=SMOOTHING)
     loader = DataLoader(NpyPairs(folder, labels), BATCH, shuffle=True, num_workers=workers, drop_last=True)
 
@@ -171,9 +171,9 @@ def official_epoch(folder: Path, labels: np.ndarray, workers: int = 4) -> Callab
         network.train()
         for audio, text, label in loader:
             loss = loss_function(network(Features(audio, text, torch.ones(len(label)))).logits, label)
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
 
     return run
 
@@ -182,29 +182,29 @@ def official_epoch(folder: Path, labels: np.ndarray, workers: int = 4) -> Callab
 
 
 def loop_scores(truth: Sequence[int], predicted: Sequence[int], lam: float = 0.75) -> dict[str, float]:
-    """What `metrics.hierarchical_scores` gives, by loops over classes and clips on sets of labels."""
+    """The scores of `metrics.hierarchical_scores`, by loops over classes and clips on sets of labels."""
     sets = [{("top", int(PARENT[label])), ("class", label)} for label in range(len(CLASSES))]
     parent = [int(top) for top in PARENT]
     precision, recall, f_score, right_rate, top_rate = [], [], [], [], []
     for label in sorted(set(truth)):
-        said, was, right, right_top = [], [], 0, 0
+        of_predicted, of_labelled, right, right_top = [], [], 0, 0
         for true, guess in zip(truth, predicted, strict=True):
             if label not in (true, guess):
                 continue
             weight = 1.0 if true == guess else lam
             score = weight * len(sets[true] & sets[guess]) / 2
             if guess == label:
-                said.append(score)
+                of_predicted.append(score)
             if true == label:
-                was.append(score)
+                of_labelled.append(score)
                 right += true == guess
                 right_top += parent[true] == parent[guess]
-        precision.append(sum(said) / len(said) if said else 0.0)
-        recall.append(sum(was) / len(was))
+        precision.append(sum(of_predicted) / len(of_predicted) if of_predicted else 0.0)
+        recall.append(sum(of_labelled) / len(of_labelled))
         both = precision[-1] + recall[-1]
         f_score.append(2 * precision[-1] * recall[-1] / both if both else 0.0)
-        right_rate.append(right / len(was))
-        top_rate.append(right_top / len(was))
+        right_rate.append(right / len(of_labelled))
+        top_rate.append(right_top / len(of_labelled))
     hits = sum(true == guess for true, guess in zip(truth, predicted, strict=True))
     top_hits = sum(parent[true] == parent[guess] for true, guess in zip(truth, predicted, strict=True))
     classes = len(precision)
@@ -221,7 +221,7 @@ def loop_scores(truth: Sequence[int], predicted: Sequence[int], lam: float = 0.7
 
 
 def loop_bootstrap(truth: np.ndarray, predicted: np.ndarray, rng: np.random.Generator) -> Iterator[dict[str, float]]:
-    """Scores of one replicate after the other: clips drawn with replacement within each class, scored by loops."""
+    """Scores of one replicate after another: clips drawn with replacement within each class, scored by loops."""
     groups = [np.flatnonzero(truth == label) for label in np.unique(truth)]
     while True:
         drawn = np.concatenate([rng.choice(group, len(group)) for group in groups])

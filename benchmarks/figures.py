@@ -1,4 +1,4 @@
-"""Pictures of `benchmarks`."""
+"""Figures of `benchmarks`."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What a GPU makes of the same code path: clips a second, the share of its matrix rate, the share of time it waits.
+"""Speed on a GPU: clips a second, the share of its matrix rate, the share of time that it waits for batches.
 
-Batches of 64 in bf16 come from an audio store of noise, so that reading costs what it costs.
+Batches of 64 in bf16 come from an audio store of noise, so that the cost of reading is included.
 """
 
 from __future__ import annotations
@@ -46,24 +46,24 @@ def gpu_table(
         corpus = _corpus(Path(folder), config, texts)
         tokens = [encoding.ids for encoding in clip_tokenizer().encode_batch(texts)]
         inputs = LiveInputs(corpus, config.audio.window_samples, tokens, np.ones(batch, np.float32), device, "bf16")
-        system = Model(ClapBackbone(ClapNetwork(config)), HafClassifier(config.embedding)).to(device)
+        model = Model(ClapBackbone(ClapNetwork(config)), HafClassifier(config.embedding)).to(device)
         target = hierarchical_targets(torch.arange(batch) % len(CLASSES)).to(device)
-        optimiser = torch.optim.Adam(system.parameters(), lr=1e-6, fused=True)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-6, fused=True)
 
         @torch.inference_mode()
         def embed(prepared) -> None:
-            inputs.embed_audio(system, prepared)
+            inputs.embed_audio(model, prepared)
 
         def train(prepared) -> None:
-            loss = soft_cross_entropy(system.classifier(inputs.embed(system, prepared)).logits, target)
+            loss = soft_cross_entropy(model.classifier(inputs.embed(model, prepared)).logits, target)
             loss.backward()
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
         rate = matrix_rate(device)
         rows = []
         for work, step, mode in (("embedding", embed, False), ("joint training", train, True)):
-            system.train(mode)
+            model.train(mode)
             prepare = lambda number: inputs.prepare(np.arange(batch), (0, number))  # noqa: E731
             with FlopCounterMode(display=False) as counter:
                 step(prepare(0))
@@ -100,16 +100,16 @@ def matrix_rate(device: str, size: int = 8192, repeats: int = 20) -> float:
 
 
 def _timed(step: Callable, batches: Iterable, device: str) -> tuple[float, float]:
-    """Seconds of all steps but the first, for which libraries are loaded and no batch was prepared ahead; and those of
-    them spent waiting for the next batch while the device had nothing to do."""
+    """Seconds of all steps but the first, which loads libraries and has no batch prepared ahead; and the part of them
+    in which the device waits for the next batch."""
 
-    def settle() -> None:
+    def synchronise() -> None:
         if torch.device(device).type == "cuda":
             torch.cuda.synchronize()
 
     batches = iter(batches)
     step(next(batches))
-    settle()
+    synchronise()
     begun, waited = time.perf_counter(), 0.0
     while True:
         asked = time.perf_counter()
@@ -119,5 +119,5 @@ def _timed(step: Callable, batches: Iterable, device: str) -> tuple[float, float
             break
         waited += time.perf_counter() - asked
         step(batch)
-        settle()
+        synchronise()
     return time.perf_counter() - begun, waited

@@ -1,7 +1,7 @@
-"""How cost grows with the number of clips: the audio store, and a joint training epoch that reads from it.
+"""Cost by the number of clips: of building the audio store, and of a joint training epoch that reads from it.
 
-Both should take time in proportion to the clips, and no more memory of the process's own for 20,000 clips than for
-500: the store is mapped into memory and never read whole, so what it occupies is the system's cache, which gives way.
+Time should be proportional to the clips, and the anonymous memory of the process constant: the store is memory-mapped,
+so that its pages are in the system's cache, which can be evicted.
 """
 
 from __future__ import annotations
@@ -36,8 +36,7 @@ __all__ = ["COUNTS", "growth"]
 
 COUNTS = (500, 2_000, 8_000, 20_000)
 
-# The smallest HTSAT and RoBERTa, hearing a quarter of a second: what a step of the network costs does not depend on
-# the number of clips, what reading costs might.
+# A very small HTSAT and RoBERTa: the cost of a step does not depend on the number of clips, that of reading might.
 _RATE, _WINDOW = 16_000, 4_000
 _SMALLEST = ClapConfig(
     audio=AudioConfig(sample_rate=_RATE, window_samples=_WINDOW, hop=160, fmax=7_000),
@@ -62,7 +61,7 @@ def growth(counts: tuple[int, ...] = COUNTS) -> pd.DataFrame:
     """Cost for each number of clips, each measured in a process of its own.
 
     Columns: clips, store_seconds, store_MB (on disk), store_memory_MB, epoch_seconds, epoch_memory_MB. Memory is the
-    largest that the process had of its own (without pages of files) during the work.
+    largest anonymous memory (without pages of files) of the process during the work.
     """
     context = multiprocessing.get_context("spawn")
     rows = []
@@ -101,7 +100,7 @@ def measure(folder: str, count: int) -> dict[str, float]:
         optimizer = optimizer_of(model, recipe.classifier_rate, recipe.backbone_rate)
         state = optimizer, torch.optim.lr_scheduler.StepLR(optimizer, recipe.rates.halving_steps), Ema(model)
         rows = np.arange(count)
-        train_epoch(model, inputs, rows[:64], target, recipe, *state, epoch=0, quiet=True)  # what is allocated once
+        train_epoch(model, inputs, rows[:64], target, recipe, *state, epoch=0, quiet=True)  # warm-up
         _, epoch_seconds, epoch_memory = watched(
             lambda: train_epoch(model, inputs, rows, target, recipe, *state, epoch=1, quiet=True)
         )
@@ -117,12 +116,12 @@ def measure(folder: str, count: int) -> dict[str, float]:
 
 
 def watched(function: Callable) -> tuple[object, float, float]:
-    """`function()`, its seconds, and the largest number of bytes that the process had of its own meanwhile."""
-    largest, done = [own_memory()], threading.Event()
+    """`function()`, its seconds, and the largest number of bytes of anonymous memory meanwhile."""
+    largest, done = [anonymous_memory()], threading.Event()
 
     def watch() -> None:
         while not done.wait(0.02):
-            largest.append(own_memory())
+            largest.append(anonymous_memory())
 
     thread = threading.Thread(target=watch)
     thread.start()
@@ -133,11 +132,11 @@ def watched(function: Callable) -> tuple[object, float, float]:
     finally:
         done.set()
         thread.join()
-    return result, seconds, float(max(*largest, own_memory()))
+    return result, seconds, float(max(*largest, anonymous_memory()))
 
 
-def own_memory() -> int:
-    """Bytes of this process that are no pages of files (Linux: RssAnon)."""
+def anonymous_memory() -> int:
+    """Bytes of anonymous memory of this process (Linux: RssAnon): all but pages of files."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon"):
             return 1024 * int(line.split()[1])

@@ -1,8 +1,8 @@
-"""The measurements of `benchmarks`: each compares this project with what one would do without it.
+"""The measurements of `benchmarks`: each compares this project with an alternative without it.
 
-Every function takes a `Sizes` and where recordings and titles are, and returns rows: ratios of seconds taken
-alternately in one process. Networks have the real size and random weights, which both sides share. Where both sides
-compute the same thing, the row also says how far apart the results are: fast and wrong does not reach a target.
+Every function takes a `Sizes`, the folder of recordings and the metadata table, and returns rows: ratios of seconds
+measured alternately in one process. Networks have the real size and random weights, which both sides share. Where both
+sides compute the same thing, the row also checks that the results agree: a wrong result does not reach its target.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ __all__ = ["FULL", "QUICK", "ROWS", "Row", "Sizes", "bf16_pays"]
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured. rounds: alternations; clips, texts, cached: examples."""
+    """Amount of work. rounds: alternations; clips, texts, cached: examples."""
 
     rounds: int = 3
-    parts: int = 4  # in which files and texts are embedded, each a round: short rounds see the machine in one mood
-    through: int = 2  # how many times all files or texts are embedded
+    parts: int = 4  # of the files and texts, each a round: within a short round the machine's speed hardly changes
+    through: int = 2  # times that all files or texts are embedded
     clips: int = 64
     texts: int = 256
     steps: int = 2  # joint training steps a round
@@ -58,21 +58,20 @@ class Sizes:
     predictions: int = 100_000
     resampled: int = 10_956  # BSD10k-v1.2
     replicates: int = 1_000
-    looped_replicates: int = 20  # a loop takes half a minute for 1,000
+    looped_replicates: int = 20  # loops are too slow for all
     text_layers: int = 12
     matrix: int = 2_048
     batch: int = 8  # clips of a joint training step
     warm: int = 4  # files or texts that each side embeds, uncounted, before each of its parts
 
 
-# Of the median distance: a changed nearest neighbour that is no farther than this is no error of bf16, whose rounding
-# moves distances by as much.
+# As a share of the median distance: a changed nearest neighbour at most this much farther is within bf16's rounding.
 NEIGHBOUR_TOLERANCE = 1e-3
-# Of the length of all gradients: a tensor with a shorter one is not compared, since it is rounding alone.
+# As a share of the norm of all gradients: a tensor of smaller gradient is not compared, since it is rounding alone.
 NEGLIGIBLE = 1e-8
 
 FULL = Sizes()
-# Half of RoBERTa's layers: to make and to train them is most of the time.
+# Half of RoBERTa's layers, since building and training them takes most of the time.
 QUICK = Sizes(
     rounds=1,
     parts=1,
@@ -91,7 +90,7 @@ QUICK = Sizes(
 @dataclass(frozen=True)
 class Row:
     """One line of the table. seconds: of this project (`ours`) and of the alternative, a round each; target: the ratio
-    to reach; check: what was compared between the two results; correct: whether it held."""
+    to reach; check: the comparison of the two results, in words; correct: whether they agree."""
 
     work: str
     against: str
@@ -121,7 +120,7 @@ def alternate(
 ) -> dict[str, tuple[float, ...]]:
     """Seconds that each function takes, one after the other in every round, the first one last in the next.
 
-    before: what is done, untimed, before a function's turn, so that memory and caches are warm, as in a long job.
+    before: functions called untimed before each turn, so that memory and caches are warm, as in a long job.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     names = list(functions)
@@ -143,15 +142,15 @@ def alternate_parts(
     """`alternate` over the parts of `examples`, one a round, `sizes.through` times over; and the embeddings of all."""
     size = -(-len(examples) // sizes.parts)
     parts = [examples[first : first + size] for first in range(0, len(examples), size)]
-    found: dict[str, list[np.ndarray]] = {name: [] for name in embedders}
+    embedded: dict[str, list[np.ndarray]] = {name: [] for name in embedders}
 
     def next_part(name: str) -> Callable:
-        return lambda: found[name].append(embedders[name](parts[len(found[name]) % len(parts)]))
+        return lambda: embedded[name].append(embedders[name](parts[len(embedded[name]) % len(parts)]))
 
     few = examples[: sizes.warm]
     before = {name: lambda embed=embed: embed(few) for name, embed in embedders.items()}
     seconds = alternate({name: next_part(name) for name in embedders}, sizes.through * len(parts), before=before)
-    return seconds, {name: np.concatenate(embeddings[: len(parts)]) for name, embeddings in found.items()}
+    return seconds, {name: np.concatenate(embeddings[: len(parts)]) for name, embeddings in embedded.items()}
 
 
 def _synchronise() -> None:
@@ -160,14 +159,14 @@ def _synchronise() -> None:
 
 
 def bf16_pays() -> bool:
-    """Whether this CPU multiplies bf16 matrices in hardware (AVX512-BF16 or AMX), by what Linux says of it."""
+    """Whether this CPU multiplies bf16 matrices in hardware (AVX512-BF16 or AMX), from Linux's /proc/cpuinfo."""
     cpu = Path("/proc/cpuinfo")
     return cpu.is_file() and any(flag in cpu.read_text() for flag in ("avx512_bf16", "amx_bf16"))
 
 
 @cache
 def networks(text_layers: int) -> tuple[nn.Module, Clap]:
-    """laion-clap's module and this project's CLAP, on the very same weights (and memory)."""
+    """laion-clap's module and this project's CLAP, sharing weights and memory."""
     torch.manual_seed(0)
     module = alternatives.laion_clap(text_layers)
     network = ClapNetwork(ClapConfig(text_layers=text_layers))
@@ -176,8 +175,8 @@ def networks(text_layers: int) -> tuple[nn.Module, Clap]:
 
 
 def clips_of(folder: Path, count: int, seed: int = 0) -> list[str]:
-    """`count` recordings of a folder in BSD10k layout, none longer than CLAP's 10 s: laion-clap would crop them at
-    random, so that its own results would differ from call to call."""
+    """`count` recordings of a folder in BSD10k layout, none longer than CLAP's 10 s: laion-clap crops longer ones at
+    random, so that its results would differ from call to call."""
     import soundfile
 
     paths = sorted(path for path in (folder / "audio").iterdir() if path.is_file())
@@ -201,21 +200,19 @@ def texts_of(metadata: Path, count: int, seed: int = 0) -> list[str]:
 
 
 def distance(bf16: np.ndarray, fp32: np.ndarray) -> tuple[str, float, float]:
-    """How far bf16 embeddings are from fp32 ones: in words; the largest over examples; and how much farther than its
-    nearest neighbour is one that took its place, the most over examples. Both as shares of the median distance between
-    examples.
-
-    On random weights all cosines are near 1 and say nothing.
+    """Distance of bf16 embeddings from fp32 ones: in words; the largest over examples; and how much farther than the
+    nearest neighbour in fp32 the one in bf16 is, the largest over examples. Both as shares of the median distance
+    between examples, since with random weights all cosines are near 1.
     """
-    apart, other = (np.linalg.norm(values[:, None] - values[None], axis=2) for values in (fp32, bf16))
-    between = np.median(apart[~np.eye(len(fp32), dtype=bool)])
-    share = float(np.linalg.norm(bf16 - fp32, axis=1).max() / between)
-    for distances in (apart, other):
+    of_fp32, of_bf16 = (np.linalg.norm(values[:, None] - values[None], axis=2) for values in (fp32, bf16))
+    median = np.median(of_fp32[~np.eye(len(fp32), dtype=bool)])
+    share = float(np.linalg.norm(bf16 - fp32, axis=1).max() / median)
+    for distances in (of_fp32, of_bf16):
         np.fill_diagonal(distances, np.inf)
-    found = other.argmin(1)
-    same = (apart.argmin(1) == found).mean()
+    neighbour = of_bf16.argmin(1)
+    same = (of_fp32.argmin(1) == neighbour).mean()
     words = f"off by {share:.2f} of the median distance, {same:.0%} keep their neighbour"
-    farther = float((apart[np.arange(len(fp32)), found] - apart.min(1)).max() / between)
+    farther = float((of_fp32[np.arange(len(fp32)), neighbour] - of_fp32.min(1)).max() / median)
     return words + (f", others take one {farther:.2g} farther" if same < 1 else ""), share, farther
 
 
@@ -244,7 +241,7 @@ def audio_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
     if "bf16" in seconds:
         check, share, farther = distance(result["bf16"], result["fp32"])
         judged["bf16"] = 2.3, check, share <= 0.15 and farther <= NEIGHBOUR_TOLERANCE
-    # The faster of the two is the one to beat; the other is shown.
+    # The target holds against the faster of the two; the other has none.
     rivals = sorted(("laion-clap", "ClapModel"), key=lambda name: np.median(seconds[name]))
     return [
         Row(f"files → audio embeddings, {precision}", name, seconds[precision], seconds[name], goal, check, correct)
@@ -286,18 +283,18 @@ def text_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
         )
     ]
     if "bf16" in seconds:
-        check, share, _ = distance(result["bf16"], result["fp32"])  # titles that say the same share their neighbours
+        check, share, _ = distance(result["bf16"], result["fp32"])  # equal titles have the same neighbours
         both = seconds["bf16"], seconds["laion-clap"]
         rows.append(Row("texts → embeddings, bf16", "laion-clap", *both, 5.0, check, share <= 0.15))
     return rows
 
 
 def joint_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
-    """A joint training step on 8 clips: forward, backward and the optimiser, against laion-clap's own modules."""
+    """A joint training step on 8 clips: forward, backward and the optimizer, against laion-clap's own modules."""
     (module, clap), batch = networks(sizes.text_layers), sizes.batch
     paths, texts = clips_of(audio, batch), texts_of(metadata, batch)
     torch.manual_seed(0)
-    system = Model(ClapBackbone(clap.network), HafClassifier())
+    model = Model(ClapBackbone(clap.network), HafClassifier())
     target = hierarchical_targets(torch.arange(batch) % len(CLASSES))
     corpus = _corpus(np.arange(batch), texts)
     cut = [
@@ -313,37 +310,37 @@ def joint_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
     }
     padded = alternatives.padded_tokens(clap.tokenizer, texts)
     waveforms = [{"waveform": torch.from_numpy(to_float(c[0]))} for c in cut]
-    optimiser = torch.optim.Adam(system.parameters(), lr=1e-6, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-6, fused=True)
 
     def ours(precision: str) -> torch.Tensor:
         prepared = inputs[precision].prepare(np.arange(batch))
-        return soft_cross_entropy(system.classifier(inputs[precision].embed(system, prepared)).logits, target)
+        return soft_cross_entropy(model.classifier(inputs[precision].embed(model, prepared)).logits, target)
 
     def theirs() -> torch.Tensor:
-        module.model.train(system.training)
+        module.model.train(model.training)
         features = (module.model.get_audio_embedding(waveforms), module.model.get_text_embedding(dict(padded)))
-        return soft_cross_entropy(system.classifier(Features(*features, torch.ones(batch))).logits, target)
+        return soft_cross_entropy(model.classifier(Features(*features, torch.ones(batch))).logits, target)
 
     def train(loss: Callable[[], torch.Tensor], steps: int) -> None:
         for _ in range(steps):
             loss().backward()
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
 
     losses = {"laion-clap": theirs} | {
         precision: partial(ours, precision) for precision in ("fp32", "bf16") if precision == "fp32" or bf16_pays()
     }
-    apart = {
-        precision: gradients_apart(system, losses[precision], theirs) for precision in losses if precision in inputs
+    differences = {
+        precision: gradient_difference(model, losses[precision], theirs) for precision in losses if precision in inputs
     }
     functions = {name: partial(train, loss, sizes.steps) for name, loss in losses.items()}
     before = {name: partial(train, loss, 1) for name, loss in losses.items()}
-    system.train()
+    model.train()
     seconds = alternate(functions, sizes.rounds, before)
-    system.eval()
-    goals = {"fp32": (1.6, 1e-4), "bf16": (2.6, 0.3)}  # times as fast, and how far apart gradients may be
+    model.eval()
+    goals = {"fp32": (1.6, 1e-4), "bf16": (2.6, 0.3)}  # times as fast; largest difference of gradients
     rows = []
-    for precision, (whole, worst) in apart.items():
+    for precision, (whole, worst) in differences.items():
         target, limit = goals[precision]
         check = f"gradients differ by {whole:.1g} of their length, no tensor's by more than {worst:.1g}"
         both = seconds[precision], seconds["laion-clap"]
@@ -352,24 +349,24 @@ def joint_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
     return rows
 
 
-def gradients_apart(system: nn.Module, one: Callable, other: Callable) -> tuple[float, float]:
+def gradient_difference(model: nn.Module, one: Callable, other: Callable) -> tuple[float, float]:
     """‖g1 − g2‖ / ‖g2‖ of two losses' gradients, without dropout: over all parameters, and the largest of a single one
     whose gradient is not `NEGLIGIBLE`."""
-    system.eval()
+    model.eval()
     gradients = []
     for loss in (one, other):
-        system.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss().backward()
-        gradients.append({name: p.grad.clone() for name, p in system.named_parameters() if p.grad is not None})
-    system.zero_grad(set_to_none=True)
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    model.zero_grad(set_to_none=True)
     first, second = gradients
     if first.keys() != second.keys():
         raise RuntimeError("the two sides give gradients to different parameters")
-    apart = {name: float((first[name] - second[name]).norm()) for name in second}
-    length = {name: float(second[name].norm()) for name in second}
-    whole = math.hypot(*length.values())
-    worst = max(apart[name] / length[name] for name in second if length[name] > NEGLIGIBLE * whole)
-    return math.hypot(*apart.values()) / whole, worst
+    difference = {name: float((first[name] - second[name]).norm()) for name in second}
+    norm = {name: float(second[name].norm()) for name in second}
+    whole = math.hypot(*norm.values())
+    worst = max(difference[name] / norm[name] for name in second if norm[name] > NEGLIGIBLE * whole)
+    return math.hypot(*difference.values()) / whole, worst
 
 
 def _corpus(labels: np.ndarray, texts: Sequence[str] | None = None) -> Corpus:
@@ -394,7 +391,7 @@ def epoch_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
         alternatives.NpyPairs.write(Path(folder), *embeddings)
         functions = {
             "official": alternatives.official_epoch(Path(folder), corpus.labels),
-            # Its validation, here on one batch, is the only thing that the official epoch does not do too.
+            # Includes a validation on one batch, which the official epoch leaves out.
             "hatr": lambda: train_hatr(inputs, corpus.labels, rows, rows[:64], epochs=1, quiet=True),
             "haf": lambda: train_epoch(model, inputs, rows, target, recipe, *state, epoch=0, quiet=True),
         }
@@ -419,11 +416,11 @@ def metric_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
 
     truth, predicted = drawn(sizes.predictions)
     listed = truth.tolist(), predicted.tolist()
-    again = 100  # a millisecond each: one alone says little
+    repeats = 100  # a single call is too short to be timed
     seconds = alternate(
         {
             "loop": lambda: result.update(loop=alternatives.loop_scores(*listed)),
-            "ours": lambda: result.update(ours=[hierarchical_scores(truth, predicted) for _ in range(again)][0]),
+            "ours": lambda: result.update(ours=[hierarchical_scores(truth, predicted) for _ in range(repeats)][0]),
         },
         sizes.rounds,
     )
@@ -432,10 +429,10 @@ def metric_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
         Row(
             f"all scores of {sizes.predictions:,} predictions",
             "loops over classes and clips",
-            tuple(value / again for value in seconds["ours"]),
+            tuple(value / repeats for value in seconds["ours"]),
             seconds["loop"],
             100,
-            f"{error:.0e} apart",
+            f"scores differ by {error:.0e}",
             error <= 1e-9,
         )
     ]
@@ -499,12 +496,12 @@ def matmul_rows(sizes: Sizes, audio: Path, metadata: Path) -> list[Row]:
         for function in functions.values():
             function()
         seconds = alternate(functions, 4 * sizes.rounds)
-    # Seconds that each takes for the work of one product.
+    # Seconds for as many operations as one product has.
     ours = tuple(value * product / work for value in seconds["htsat"])
-    each, rows = work / len(images) / 1e9, []
+    per_clip, rows = work / len(images) / 1e9, []
     for name, goal in (("PyTorch's", 0.8), ("oneDNN's", None)):
         theirs = tuple(value / repeats for value in seconds[name])
-        check = f"{product / np.median(theirs) / 1e9:.0f} GFLOP/s in the product, {each:.1f} GFLOP a clip"
+        check = f"{product / np.median(theirs) / 1e9:.0f} GFLOP/s in the product, {per_clip:.1f} GFLOP a clip"
         what = f"{sizes.matrix}³ matrix product, {name}"
         rows.append(Row("HTSAT forward, fp32: share of the matrix rate", what, ours, theirs, goal, check))
     return rows
