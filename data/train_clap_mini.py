@@ -100,11 +100,11 @@ def tune_text(options: argparse.Namespace) -> None:
     for parameter in trained:
         parameter.requires_grad_(True)
     network.text_branch.train()
-    optimiser = torch.optim.AdamW(trained, options.text_rate, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(trained, options.text_rate, weight_decay=0.05)
     ema = Ema(network, 0.99)
     steps = len(rows) // TEXT_BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, options.text_rate, total_steps=options.text_epochs * steps, pct_start=0.1
+        optimizer, options.text_rate, total_steps=options.text_epochs * steps, pct_start=0.1
     )
 
     def embed(ids: list[list[int]]) -> torch.Tensor:
@@ -123,8 +123,8 @@ def tune_text(options: argparse.Namespace) -> None:
                 contrastive_loss(one, other, scale, scale, group[chosen].to(clap.device)) for one, other, group in pairs
             )
             loss.backward()
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
             schedule.step()
             ema.update(network)
             losses.append(loss.item() / len(pairs))

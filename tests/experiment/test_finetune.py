@@ -146,7 +146,7 @@ finetuning.finetune(FinetuneConfig(**eval(sys.argv[2])), quiet=True)
 
 
 def test_a_killed_joint_run_goes_on_to_the_same_weights(tiny):
-    """Backbone and classifier, EMA, optimiser, schedule: everything comes back from the disk."""
+    """Backbone and classifier, EMA, optimizer, schedule: everything comes back from the disk."""
     choices = {"train": "joint", "epochs": 2, "data_share": 0.2, "evaluation": "", "extra": "", "tta_views": 1}
     config = finetune_config(tiny, name="killed", **choices)
     script = [sys.executable, "-c", KILLED, str(torch.get_num_threads()), repr(dataclasses.asdict(config))]
