@@ -1,4 +1,4 @@
-"""Pictures of ablations: differences with their intervals, where errors go, what more data buys."""
+"""Figures of ablations: differences with their intervals, severity of errors, scores by the amount of data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def forest(groups: Mapping[str, pd.DataFrame], title: str = "", label: str = "di
     """Forest plot: a row a variant with its difference and 95 % interval, under a heading a group.
 
     groups: heading -> DataFrame indexed by variant with estimate, low, high (fractions) and p_value (McNemar).
-    Filled markers: the interval leaves zero out; hollow grey ones: it does not.
+    Filled markers: the interval excludes zero; hollow grey ones: it covers zero.
     """
     rows = sum(len(table) + 1.4 for table in groups.values())
     figure, axes = plt.subplots(figsize=(9, 0.8 + 0.27 * rows))
@@ -29,7 +29,7 @@ def forest(groups: Mapping[str, pd.DataFrame], title: str = "", label: str = "di
     right = axes.get_yaxis_transform()  # x in shares of the axes, y in data
 
     def write(height: float, text: str, points: float, **look) -> None:
-        """A column of text, so many points right of the axes."""
+        """Text in a column, `points` to the right of the axes."""
         where = {"xycoords": right, "textcoords": "offset points", "annotation_clip": False}
         axes.annotate(text, (1, height), (points, 0), va="center", fontsize=8, **where, **look)
 

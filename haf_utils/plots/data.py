@@ -1,7 +1,6 @@
-"""What a dataset looks and sounds like: measurements of its clips and labels, and the pictures of notebooks 01 and 02.
+"""Measurements of a dataset's clips and labels, and the figures of notebooks 01 and 02.
 
-Nothing here needs a network. Only the first `EXCERPT_SECONDS` of a recording are decoded, so that ten thousand clips
-take little time and a recording of ten hours no more memory than a short one.
+Nothing here needs a network. Only the first `EXCERPT_SECONDS` of a recording are decoded, to bound time and memory.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ EXCERPT_SECONDS = 30.0  # BSD's clips are no longer
 MEL_RATE, WINDOW, HOP = 32_000, 1280, 320  # Hz; samples: windows of 40 ms, every 10 ms
 BANDS, LOW, HIGH = 64, 50.0, 14_000.0  # CLAP's mel bands (Slaney) and their range in Hz
 FLOOR = -80.0  # dB relative to a clip's loudest band and frame
-SILENCE = 1e-6  # mel power of a clip that shows nothing: far below the rounding of 16 bits
+SILENCE = 1e-6  # mel power that counts as silence: far below the rounding of 16 bits
 MEL_COLOURS = {"cmap": "magma", "vmin": FLOOR, "vmax": 0, "interpolation": "nearest"}
 
 
@@ -58,11 +57,11 @@ MEL_COLOURS = {"cmap": "magma", "vmin": FLOOR, "vmax": 0, "interpolation": "near
 
 
 def folds_to_show(table: pd.DataFrame, seed: int = 0) -> tuple[list, str]:
-    """Folds that keep uploaders apart and ""; where uploaders are too few, the official folds and a note saying so."""
+    """Folds without shared uploaders and ""; where uploaders are too few, the official folds and a note about it."""
     try:
         return grouped_folds(table, seed), ""
-    except ValueError as few:
-        return official_folds(table.label), f"{few}. Below, the official folds stand in their place."
+    except ValueError as error:
+        return official_folds(table.label), f"{error}. Below, the official folds stand in their place."
 
 
 def headers(paths: Iterable) -> pd.DataFrame:
@@ -114,11 +113,11 @@ def sound_profile(mel: np.ndarray) -> np.ndarray:
 
 
 def concentration(table: pd.DataFrame) -> pd.DataFrame:
-    """How few people a class comes from: a row a class that occurs, indexed by code, taxonomy order.
+    """Concentration of each class on few uploaders: a row a class that occurs, indexed by code, taxonomy order.
 
     clips; uploaders; largest, the share of the uploader with most clips, in [0, 1]; five_largest; effective, the
     number of equally busy uploaders that would be as diverse (exponential of the Shannon entropy, Hill number of
-    order 1). A clip without an uploader is nobody else's.
+    order 1). A clip without an uploader counts as an uploader of its own.
     """
     uploader, rows = table["uploader"].where(table["uploader"] != "", "clip " + table["sound_id"]), {}
     for code, names in uploader.groupby(table["code"]):
@@ -194,7 +193,7 @@ def audio_figure(clips: pd.DataFrame, window: float, title: str = "") -> Figure:
     """Durations and levels of each class, and the sampling rates.
 
     clips: a row a clip with code, seconds, rate (Hz) and rms (dBFS, NaN where not decoded);
-    window: seconds that the network takes in at once.
+    window: seconds that the network reads at once.
     """
     figure, panels = plt.subplots(
         1, 3, figsize=(11, 5.2), width_ratios=(1.25, 1, 0.7), layout="constrained", squeeze=False
@@ -221,7 +220,7 @@ def audio_figure(clips: pd.DataFrame, window: float, title: str = "") -> Figure:
 
 
 def uploader_figure(shares: pd.DataFrame, title: str = "") -> Figure:
-    """How concentrated classes are: share of the largest uploader, of the next four, and of everybody else.
+    """Share of each class that comes from its largest uploader, from the next four, and from all others.
 
     shares: what `concentration` returns.
     """
@@ -256,7 +255,7 @@ def split_figure(tests: np.ndarray, reference: np.ndarray, title: str = "") -> F
 
 def spectrogram_wall(mels: Mapping[str, np.ndarray], seconds: float, title: str = "") -> Figure:
     """A spectrogram a class, a row a top level. mels: code -> `mel_decibels`; cut or left white after `seconds`."""
-    # Two frames to one column and steps of 2 dB: the eye loses nothing, and the file is a third of the size.
+    # Every second frame, in steps of 2 dB: a much smaller file that looks the same.
     width = round(seconds * MEL_RATE / HOP / 2)
     gap, band = max(2, width // 25), 16
     columns = int(np.bincount(PARENT).max())
@@ -305,7 +304,7 @@ def clip_figure(clip: pd.Series, samples: np.ndarray | None, rate: int) -> Figur
     wave, spectrogram = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0])
     card = figure.add_subplot(grid[:, 1])
     card.axis("off")
-    # Titles may hold any sign: dollar signs are no formulas here.
+    # No `parse_math`, since titles may contain dollar signs.
     text = _drawable("\n".join(f"{name}: {value}" for name, value in describe(clip).items()))
     card.text(0, 1, text, va="top", fontsize="small", wrap=True, parse_math=False, transform=card.transAxes)
     if samples is None:
@@ -315,7 +314,7 @@ def clip_figure(clip: pd.Series, samples: np.ndarray | None, rate: int) -> Figur
     else:
         end = len(samples) / rate
         colour = CLASS_COLOURS.get(clip["code"], "0.4")
-        # The extremes of short stretches: 30 s at 192 kHz have more samples than the picture has points.
+        # Minimum and maximum of short stretches, since a clip has more samples than the figure has pixels.
         stretches = np.array_split(samples, min(len(samples), 1200))
         low, high = [part.min() for part in stretches], [part.max() for part in stretches]
         wave.fill_between(np.linspace(0, end, len(stretches)), low, high, color=colour, lw=0.6, ec=colour)
@@ -333,12 +332,12 @@ def _font() -> FT2Font:
 
 
 def _drawable(text: str) -> str:
-    """Text with a box for each sign that the font lacks: titles come in any script, and each would warn."""
+    """Text with a box for each character that the font lacks, since matplotlib would warn for each."""
     return "".join(sign if sign == "\n" or _font().get_char_index(ord(sign)) else "□" for sign in text)
 
 
 def describe(clip: pd.Series, width: int = 240) -> dict[str, str]:
-    """Metadata of a clip that a reader wants to see, name -> text of at most `width` characters."""
+    """Metadata of a clip to be shown, name -> text of at most `width` characters."""
     shown = {}
     for name in ("title", "tags", "description", "uploader", "confidence", "license", "text"):
         value = clip.get(name, "")

@@ -19,8 +19,10 @@ __all__ = ["diversity_and_gain", "mistake_spectrograms", "posterior_card", "subs
 
 
 def view_curves(table: pd.DataFrame, title: str = "") -> Figure:
-    """What more views change in accuracy and hF, and how often they agree. table: columns model, views, accuracy, hF,
-    agreement, all scores in [0, 1]; a line a model."""
+    """Accuracy and hF by the number of views, relative to one view, and the agreement of views; a line a model.
+
+    table: columns model, views, accuracy, hF, agreement, all scores in [0, 1].
+    """
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.6))
     panels = {"accuracy": "accuracy (points)", "hF": "hF (points)", "agreement": "clips on which all views agree (%)"}
     for (model, rows), marker in zip(table.groupby("model", sort=False), "os^Dv", strict=False):
@@ -56,7 +58,7 @@ def subset_scores(table: pd.DataFrame, kinds: Sequence[str], chosen: Sequence[tu
         row = table[[tuple(m) == tuple(members) for m in table["members"]]].iloc[0]
         marked.append(100 * row["hF"])
         axes.scatter(row["M"], marked[-1], s=90, marker=marker, fc="none", ec="0.1", lw=1.6, label=name, zorder=3)
-    # A single member far below all others would leave no room for the differences between ensembles.
+    # A member far below all others is cut off, to leave room for the differences between ensembles.
     lowest = 100 * min(table.loc[table["M"] > 1, "hF"].quantile(0.02), table["hF"].quantile(0.1))
     lowest = min([lowest, *marked]) - 1
     below = int((100 * table["hF"] < lowest).sum())
@@ -70,7 +72,7 @@ def subset_scores(table: pd.DataFrame, kinds: Sequence[str], chosen: Sequence[tu
 
 
 def diversity_and_gain(disagreement: pd.DataFrame, overlap: pd.DataFrame, pairs: pd.DataFrame) -> Figure:
-    """How differently members err, and what averaging a pair gains.
+    """Pairwise diversity of members, and the gain from averaging a pair.
 
     disagreement, overlap: (M, M) as `ensembles.diversity` gives them; pairs: a row a pair with overlap, gain (hF over
     the better of the two, a fraction) and mixed (bool).

@@ -1,4 +1,4 @@
-"""Pictures of fine-tuning: the model, its targets, mixup, the moving average, the fusion and calibration."""
+"""Figures of fine-tuning: the model, its targets, mixup, the moving average, the fusion and calibration."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def model_drawing(
 def target_maps(targets: dict[str, np.ndarray], title: str = "") -> Figure:
     """Target distributions side by side, a heat map each: row = class of the clip, column = probability mass.
 
-    targets: name -> (23, 23), rows sum to 1. Top levels are framed; the colour scale ends above the largest mass that
-    another class gets, since that of the class itself would hide the others.
+    targets: name -> (23, 23), rows sum to 1. Top levels are framed; the colour scale ends above the largest mass on
+    another class, since the mass on the class itself would hide the others.
     """
     figure, axes = plt.subplots(1, len(targets), figsize=(4.1 * len(targets), 4.3), sharey=True, squeeze=False)
     off = ~np.eye(len(CLASSES), dtype=bool)
@@ -111,7 +111,7 @@ def target_maps(targets: dict[str, np.ndarray], title: str = "") -> Figure:
 def mixup_picture(
     names: Sequence[str], audio: np.ndarray, text: np.ndarray, presence: np.ndarray, target: np.ndarray, title: str = ""
 ) -> Figure:
-    """What mixup does, a row a clip: its embeddings as stripes, whether it has a text, and its target as bars.
+    """The effect of mixup, a row a clip: its embeddings as stripes, its presence of text, and its target as bars.
 
     names: of R rows; audio, text (R, E), presence (R,), target (R, 23).
     """
@@ -208,7 +208,7 @@ def fusion_weights(weights: np.ndarray, labels: np.ndarray, presence: np.ndarray
 
 
 def calibration(tables: dict[str, pd.DataFrame], title: str = "") -> Figure:
-    """Reliability diagram: accuracy of the clips by the confidence that the model gave them, with their number below.
+    """Reliability diagram: accuracy of clips by the model's confidence in them, with their number below.
 
     tables: name -> table of `metrics.expected_calibration_error`, at most three.
     """

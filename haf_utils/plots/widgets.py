@@ -1,4 +1,4 @@
-"""Widgets for JupyterLab. All that they show is there as plain figures too, since a headless notebook has no widget."""
+"""Widgets for JupyterLab. Their content is there as plain figures too, since a headless notebook has no widgets."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from haf_utils.taxonomy import CLASSES, NAMES
 
 __all__ = ["as_wav", "data_explorer", "prediction_explorer", "show"]
 
-LISTED = 500  # clips that a menu offers: longer menus are slow, and nobody reads them
+LISTED = 500  # clips in a menu; longer menus are slow
 
 
 def show(make: Callable[..., ipywidgets.Widget], *arguments) -> None:
     """Display the widget `make(*arguments)`; headless, print that JupyterLab has one here, without making it."""
-    if headless():  # a saved notebook has no kernel to answer, and would keep the widget's pictures in its metadata
+    if headless():  # a saved notebook has no kernel, and would keep the widget's images in its metadata
         print("(in JupyterLab a widget stands here; run all cells to use it)")
     else:
         display(make(*arguments))
