@@ -1,7 +1,7 @@
-"""The look of every figure, and the pictures that several notebooks draw.
+"""The style of all figures, and the figures that several notebooks draw.
 
-A figure's title states its finding; axes carry units; classes are coloured by top level and read in grey as well, since
-the five colours differ in lightness too.
+A figure's title states its finding; axes carry units; classes are coloured by top level, in five colours that differ in
+lightness, so that figures can be read in grey.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def frame_top_levels(axes: Axes, corner: float = 0.0) -> None:
 def confusion_matrix(y_true, y_pred, title: str = "") -> Figure:
     """Confusion matrix in taxonomy order, rows normalised to the clips of the true class, top levels framed.
 
-    What lies inside a frame has the right parent. y_true, y_pred: labels or codes (N,). Empty rows: no such clip.
+    Cells inside a frame have the right parent. y_true, y_pred: labels or codes (N,). Empty rows: no such clip.
     """
     counts = confusion(y_true, y_pred)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -127,7 +127,7 @@ def confusion_matrix(y_true, y_pred, title: str = "") -> Figure:
     frame_top_levels(axes)
     axes.set(xlabel="predicted class", ylabel="true class", title=title)
     axes.tick_params(axis="x", rotation=90)
-    axes.tick_params(axis="y", rotation=0)  # otherwise seaborn rotates them depending on the room
+    axes.tick_params(axis="y", rotation=0)  # otherwise seaborn rotates them where space is short
     colour_labels([*axes.get_xticklabels(), *axes.get_yticklabels()])
     return figure
 
