@@ -1,7 +1,7 @@
 """The tables of notebook 06: scores with intervals, paired gains, views, pairs of members, the most confident mistakes.
 
-Shares are percent with one decimal, as text, where a table is for reading; plain fractions where a figure is drawn
-from it.
+Shares are text in percent with one decimal in tables that are shown, and fractions in tables from which figures are
+drawn.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def gain_table(labels, pairs: Mapping, rng, replicates: int = 1000) -> pd.DataFr
 
 
 def view_table(model: str, views: np.ndarray, labels, rng, draws: int = 20) -> pd.DataFrame:
-    """What 1, 2, ... V views are worth: accuracy, hF, and agreement, the share of clips on which all of them name the
-    same class; fractions, means over `draws` random choices of so many views. views (V, N, 23) posteriors."""
+    """Accuracy, hF and agreement (the share of clips on which all views predict the same class) of 1, 2, ... V views;
+    fractions, means over `draws` random choices of the views. views (V, N, 23) posteriors."""
     rows, predicted = [], views.argmax(2)
     for count in range(1, len(views) + 1):
         chosen = [rng.permutation(len(views))[:count] for _ in range(draws if count < len(views) else 1)]
@@ -72,18 +72,18 @@ def view_table(model: str, views: np.ndarray, labels, rng, draws: int = 20) -> p
     return pd.DataFrame(rows)
 
 
-def pair_table(every: pd.DataFrame, overlap: pd.DataFrame, kinds: Sequence[str]) -> pd.DataFrame:
+def pair_table(subsets: pd.DataFrame, overlap: pd.DataFrame, kinds: Sequence[str]) -> pd.DataFrame:
     """All pairs of members: their error overlap, `gain` in hF over the better of the two, `gap` between their two hF,
     and whether they are `mixed`, of two kinds; fractions.
 
-    every: as `ensembles.subsets` gives it; overlap (M, M): as `ensembles.diversity` gives it; kinds (M,).
+    subsets: as `ensembles.subsets` gives it; overlap (M, M): as `ensembles.diversity` gives it; kinds (M,).
     """
-    alone = {members[0]: hf for members, hf in zip(every["members"], every["hF"], strict=True) if len(members) == 1}
+    single = {member: hf for (member, *others), hf in zip(subsets["members"], subsets["hF"], strict=True) if not others}
     rows = []
-    for (a, b), hf in every.loc[every["M"] == 2, ["members", "hF"]].itertuples(index=False):
-        single = (alone[a], alone[b])
+    for (a, b), hf in subsets.loc[subsets["M"] == 2, ["members", "hF"]].itertuples(index=False):
+        both = (single[a], single[b])
         row = {"pair": f"{overlap.index[a]} + {overlap.index[b]}", "overlap": overlap.iloc[a, b]}
-        rows.append(row | {"gain": hf - max(single), "gap": max(single) - min(single), "mixed": kinds[a] != kinds[b]})
+        rows.append(row | {"gain": hf - max(both), "gap": max(both) - min(both), "mixed": kinds[a] != kinds[b]})
     return pd.DataFrame(rows)
 
 
