@@ -124,7 +124,7 @@ def measure_step(network, batch: int, steps: int = 3, precision: str = "fp32") -
     device = next(network.parameters()).device
     audio = network.config.audio
     system = Model(ClapBackbone(network), HafClassifier(network.config.embedding)).to(device).train()
-    optimiser = torch.optim.Adam(system.parameters(), 1e-6)
+    optimizer = torch.optim.Adam(system.parameters(), 1e-6)
     generator = torch.Generator().manual_seed(0)
     waveforms = torch.rand((batch, audio.window_samples), generator=generator).to(device) - 0.5
     tokens = torch.randint(5, network.config.vocab_size, (batch, network.config.tokens), generator=generator).to(device)
@@ -140,8 +140,8 @@ def measure_step(network, batch: int, steps: int = 3, precision: str = "fp32") -
             text = system.backbone.embed_text({"input_ids": tokens, "attention_mask": torch.ones_like(tokens)})
         features = Features(embedded, text, embedded.new_ones(batch))
         soft_cross_entropy(system.classifier(features).logits, target).backward()
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         if cuda:
             torch.cuda.synchronize(device)
         times.append(time.perf_counter() - begun)
