@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from IPython.display import Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -32,6 +33,7 @@ __all__ = [
     "frame_top_levels",
     "learning_curves",
     "per_class_bars",
+    "publish",
     "save",
     "style",
     "synthetic_note",
@@ -77,6 +79,14 @@ def save(figure: Figure, folder: str | Path, name: str) -> Figure:
     # Without the software's version in the file, the same figure gives the same bytes.
     atomic_write(Path(folder) / f"{name}.png", lambda path: figure.savefig(path, metadata={"Software": None}))
     return figure
+
+
+def publish(figure: Figure, folder: str | Path, name: str, finding: str) -> None:
+    """Write `figure` with `save`, display and close it, and display `finding` below it: Markdown that states what the
+    figure shows, also for those who cannot see it."""
+    display(save(figure, folder, name))
+    plt.close(figure)
+    display(Markdown(finding))
 
 
 def colour_labels(labels) -> None:

@@ -12,15 +12,44 @@ import numpy as np
 import pandas as pd
 
 from haf_utils.metrics import hierarchical_scores
-from haf_utils.statistics import bootstrap, interval, paired_difference
+from haf_utils.statistics import Difference, bootstrap, decimals, interval, paired_difference
 from haf_utils.taxonomy import CLASSES, PARENT
 
-__all__ = ["gain_table", "mistake_table", "pair_table", "percent", "score_table", "view_table"]
+__all__ = [
+    "difference_sentence",
+    "gain_table",
+    "mistake_table",
+    "moved",
+    "pair_table",
+    "percent",
+    "score_table",
+    "view_table",
+]
 
 
 def percent(share: float) -> str:
     """0.6287 -> "62.9"."""
     return f"{100 * share:.1f}"
+
+
+def difference_sentence(difference: Difference, what: str) -> str:
+    """What the 95 % interval of a difference of shares allows to say of `what`, in points, as a clause."""
+    estimate, low, high = (100 * value for value in (difference.estimate, difference.low, difference.high))
+    digits = decimals(low, high)
+    shown = f"{estimate:+.{digits}f} points [{low:+.{digits}f}, {high:+.{digits}f}]"
+    if low > 0:
+        return f"{what} is above zero: {shown}"
+    if high < 0:
+        return f"{what} is below zero: {shown}"
+    return f"{what} cannot be told from zero: {shown}"
+
+
+def moved(what: str, before: float, after: float, digits: int = 2) -> str:
+    """Whether `what` rises, falls, or stays at the same number when both values are rounded to `digits`."""
+    first, second = f"{before:.{digits}f}", f"{after:.{digits}f}"
+    if float(first) == float(second):
+        return f"{what} stays at {first}"
+    return f"{what} {'rises' if after > before else 'falls'} from {first} to {second}"
 
 
 def score_table(labels, predictions: Mapping[str, np.ndarray], rng, replicates: int = 1000) -> pd.DataFrame:
