@@ -48,6 +48,8 @@ class FinetuneConfig:
     extra: str = ""
     evaluation: str = ""
     scratch: str = ""  # where audio stores and embeddings live; "" = beside the runs
+    weights: str = ""  # checkpoint that "pretrained" means; "" = the profile's
+    tokenizer: str = ""  # tokenizer.json, or its folder; "" = the checkpoint's own, or RoBERTa's
     name: str = ""  # "" = made from what differs from the defaults
     profile: str = "mini"
     system: str = "haf"  # haf, text_aux, passt
@@ -147,6 +149,8 @@ LOCATION_FIELDS = (
     "extra",
     "evaluation",
     "scratch",
+    "weights",
+    "tokenizer",
     "name",
     "device",
 )  # where a run is, not what it is
@@ -201,11 +205,14 @@ def check_device(name: str) -> None:
 def resolve(config: FinetuneConfig) -> Recipe:
     """`config` checked, with every None replaced by the profile's number and the name filled in.
 
-    Without BSD35k-CS its weight is 0, so that it makes no difference to the name. Raises as `check`.
+    Without BSD35k-CS its weight is 0, and a head trains whole batches, so that these make no difference to the name.
+    Raises as `check`.
     """
     check(config)
     if not config.extra:
         config = dataclasses.replace(config, extra_weight=0.0)
+    if config.train == "head":
+        config = dataclasses.replace(config, accumulation=1)
     sizes = profile(config.profile)
     rates = sizes.head if config.train == "head" else sizes.joint
     defaults = {

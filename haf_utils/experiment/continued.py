@@ -1,4 +1,4 @@
-"""Continued pretraining on FSD50K and NSynth: which clips, which captions, and the checkpoint that comes out."""
+"""Continued pretraining on FSD50K and NSynth: the clips, their captions and the resulting checkpoint."""
 
 from __future__ import annotations
 
@@ -30,14 +30,15 @@ from haf_utils.profiles import Pretraining, profile
 __all__ = ["CaptionedClips", "captioned", "continue_pretraining", "retrieval"]
 
 PHRASINGS = 3  # captions a clip, of which each epoch draws one; ours
-HEARD = "FSD50K clips heard in the evaluation set"
+IN_EVALUATION = "FSD50K clips also in the evaluation set"
 NOTES = 20_000  # of NSynth's 289,205, drawn at random: its few timbres repeat, and decoding all takes 110 GB; ours
 
 
 @dataclass(frozen=True)
 class CaptionedClips:
-    """training, held_out: sound_id, source, path, captions (list of str) a row; stores by source; removed: clips left
-    out, by reason; digest: of the clips before those of the evaluation set were removed, which may come later."""
+    """training, held_out: a row a clip with sound_id, source, path, captions (list of str); stores by source; removed:
+    number of clips left out, by reason; digest: of the clips before those of the evaluation set, which may be added
+    later, were removed."""
 
     training: pd.DataFrame
     held_out: pd.DataFrame
@@ -49,7 +50,7 @@ class CaptionedClips:
 def captioned(space: Workspace, seed: int = 0, notes: int = NOTES) -> CaptionedClips:
     """FSD50K's and NSynth's clips in `space` with captions, without the clips that BSD is tested on.
 
-    FSD50K's clips whose Freesound id is in BSD10k or BSD35k-CS go, and those whose audio fingerprint is in the
+    Removed: FSD50K's clips whose Freesound id is in BSD10k or BSD35k-CS, and those whose audio fingerprint is in the
     anonymous evaluation set. Held out, to measure retrieval on: FSD50K's eval part, and NSynth's valid and test.
     Raises ValueError where the workspace has neither dataset.
     """
@@ -63,12 +64,12 @@ def captioned(space: Workspace, seed: int = 0, notes: int = NOTES) -> CaptionedC
         table, removed["FSD50K clips also in BSD"] = without(table, *known)
         digest.update("\n".join(table["sound_id"].astype(str)).encode())
         if space.evaluation:
-            there = table[table["path"].notna()]
-            hidden = load_evaluation(space.evaluation)["path"].dropna()
-            found = matches(fingerprints(there["path"]), fingerprints(hidden))
-            heard = table["sound_id"].isin(there["sound_id"].iloc[found["a"]])
-            removed[HEARD] = int(heard.sum())
-            table = table[~heard]
+            with_audio = table[table["path"].notna()]
+            evaluation = load_evaluation(space.evaluation)["path"].dropna()
+            pairs = matches(fingerprints(with_audio["path"]), fingerprints(evaluation))
+            duplicate = table["sound_id"].isin(with_audio["sound_id"].iloc[pairs["a"]])
+            removed[IN_EVALUATION] = int(duplicate.sum())
+            table = table[~duplicate]
         table["captions"] = [
             _phrasings(lambda rng, c=clip: fsd50k_caption(c.labels, c.title, c.tags, c.description, rng), seed, clip)
             for clip in table.itertuples()
@@ -99,7 +100,7 @@ def captioned(space: Workspace, seed: int = 0, notes: int = NOTES) -> CaptionedC
 
 
 def _phrasings(make: Callable[[np.random.Generator], str], seed: int, clip) -> list[str]:
-    """Up to `PHRASINGS` different captions, drawn from the seed and the clip's id; none where nothing can be said."""
+    """Up to `PHRASINGS` different captions, drawn from the seed and the clip's id; empty captions are left out."""
     rng = clip_generator(seed, "captions", str(clip.sound_id))
     return list(dict.fromkeys(filter(None, (make(rng) for _ in range(PHRASINGS)))))
 
@@ -125,12 +126,13 @@ def continue_pretraining(
 ) -> tuple[Clap, pd.DataFrame]:
     """Continue the profile's checkpoint on the captions of `sources` -> the CLAP and its history, a row an epoch.
 
-    Leaves a checkpoint folder `<runs>/<name>`, which `initialisation` of a run takes. Called again, it goes on from the
-    last finished epoch, under the code that began it; a finished checkpoint is used as it is, and its other code named.
-    A checkpoint of another start, other clips or settings is kept beside it, as `<name>~<digest>`.
+    Writes the checkpoint folder `<runs>/<name>`, a value for `initialisation` of a run. Called again, it resumes after
+    the last finished epoch, if the code is the same. A finished checkpoint is used as it is; a line names files of the
+    code that have changed since. A checkpoint of another start, other clips or settings is renamed
+    `<name>~<digest>`.
     """
     start = checkpoint_of(finetune_config(space))
-    clap = load_clap(start, device=space.device, precision=precision)
+    clap = load_clap(start, space.tokenizer or None, space.device, precision)
     folder, module = Path(space.runs) / name, "haf_utils.experiment.continued"
     identity = {
         "start": checkpoint_digest(start, seed),
@@ -143,7 +145,7 @@ def continue_pretraining(
     if known and known["identity"] == identity:
         if changed := changed_files(known["code"], module):
             line(f"{name}: made by other code: {', '.join(changed)}")
-        late = data.removed.get(HEARD, 0) if not known["evaluation"] else 0
+        late = data.removed.get(IN_EVALUATION, 0) if not known["evaluation"] else 0
         if late:
             line(f"{name}: trained before the evaluation set was there, on {late} clips that are in it")
         clap = load_clap(folder, device=space.device, precision=precision)
@@ -173,6 +175,6 @@ def continue_pretraining(
 
 
 def _record(folder: Path) -> dict:
-    """What a finished checkpoint was made of; empty where there is none, or one of the first version."""
+    """The record of a finished checkpoint; empty where there is none, or one of version 0.1."""
     file = folder / "pretraining.json"
     return json.loads(file.read_text("utf-8")) if file.is_file() else {}

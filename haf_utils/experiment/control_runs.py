@@ -1,6 +1,6 @@
-"""Controls in run folders: simpler systems on the same clips, split and embeddings, judged as HAF-CLAP is.
+"""Controls in run folders: simpler models on the same clips, split and embeddings, evaluated as HAF-CLAP is.
 
-Each leaves a run folder in the format of `haf_utils.runs`, so that ablations, ensembles and tables read it like any
+Each writes a run folder in the format of `haf_utils.runs`, so that ablations, ensembles and tables read it like any
 other run. None uses test-time augmentation.
 """
 
@@ -45,16 +45,16 @@ CONTROLS = {
     "metadata": "text",
     "hatr": "both",
 }
-# What of a configuration means something to a control; all else is left at its default.
+# The fields of a configuration that a control reads; the others keep their defaults.
 _USED = (
-    "dataset runs extra evaluation scratch name profile initialisation split fold seed extra_weight data_share "
-    "shuffle_texts device"
+    "dataset runs extra evaluation scratch weights tokenizer name profile initialisation split fold seed extra_weight "
+    "data_share shuffle_texts device"
 ).split()
 
 
 @dataclass(frozen=True)
 class ControlData:
-    """What a control may look at. rows: of the corpus by part; texts (N,) and inputs: of every row of the corpus."""
+    """Input of a control. rows: of the corpus by part; texts (N,) and inputs: of every row of the corpus."""
 
     config: Recipe
     corpus: Corpus
@@ -68,7 +68,7 @@ class ControlData:
 
 
 def run_control(config: FinetuneConfig, kind: str, quiet: bool = False) -> Path:
-    """Train the control `kind` (one of `CONTROLS`) and leave a run folder, control-<kind>_f<fold>_s<seed>.
+    """Train the control `kind` (one of `CONTROLS`) and write a run folder, control-<kind>_f<fold>_s<seed>.
 
     Of `config` it takes dataset, split, fold, seed, initialisation, `data_share`, `shuffle_texts`, and for HATR
     `epochs` (None: as the profile says). `extra_weight` 0 leaves BSD35k-CS out; any other counts its clips like all
@@ -82,24 +82,24 @@ def run_control(config: FinetuneConfig, kind: str, quiet: bool = False) -> Path:
         used["epochs"] = config.epochs if config.epochs is not None else profile(config.profile).hatr_epochs
     named = FinetuneConfig(**used | {"epochs": config.epochs if kind == "hatr" else None})
     name = config.name or resolve(named).name.replace("haf-head", f"control-{kind}", 1)
-    own = resolve(FinetuneConfig(**used | {"name": name, "modality": CONTROLS[kind], "tta_views": 0}))
+    recipe = resolve(FinetuneConfig(**used | {"name": name, "modality": CONTROLS[kind], "tta_views": 0}))
 
-    corpus, _, inputs, checkpoint = assemble(own)
+    corpus, _, inputs, checkpoint = assemble(recipe)
     if kind == "zero-shot" and corpus.features is not None:
         raise ValueError(
-            f"{own.dataset} ships embeddings but not the CLAP that made them, and zero-shot needs its text branch"
+            f"{recipe.dataset} ships embeddings but not the CLAP that made them, and zero-shot needs its text branch"
         )
-    own = dataclasses.replace(own, system=f"control-{kind}")  # so that nobody takes it for a run of HAF-CLAP
-    rows = rows_of(own, corpus)
-    place = open_run(own, corpus, rows, checkpoint, quiet)
+    recipe = dataclasses.replace(recipe, system=f"control-{kind}")  # not to be taken for a run of HAF-CLAP
+    rows = rows_of(recipe, corpus)
+    place = open_run(recipe, corpus, rows, checkpoint, quiet)
     if place.finished and not len(unpredicted(place.folder, corpus, rows["evaluation"])):
         return place.folder
-    texts = corpus.table["text"].to_numpy()[text_order(corpus, own.shuffle_texts)]
-    data = ControlData(own, corpus, inputs, rows, texts)
+    texts = corpus.table["text"].to_numpy()[text_order(corpus, recipe.shuffle_texts)]
+    data = ControlData(recipe, corpus, inputs, rows, texts)
     started = time.monotonic()
     if kind == "hatr":
         model, history = train_hatr(
-            inputs, corpus.labels, rows["train"], rows["validation"], own.seed, used["epochs"], quiet
+            inputs, corpus.labels, rows["train"], rows["validation"], recipe.seed, used["epochs"], quiet
         )
         model = Model(None, model)
         ids = corpus.table["sound_id"].to_numpy().astype(str)
@@ -111,7 +111,7 @@ def run_control(config: FinetuneConfig, kind: str, quiet: bool = False) -> Path:
     else:
         model, history = None, pd.DataFrame(columns=["epoch", "loss"])
         predictions = _predictions(data, _FITS[kind](data), CONTROLS[kind])
-    if place.finished:  # seconds of work, so that nothing needs to be kept of a control to predict other clips
+    if place.finished:  # a control keeps no weights: it takes seconds to train again
         add_evaluation(place.folder, predictions["evaluation"])
     else:
         close_run(place.folder, corpus.labels[rows["train"]], history, predictions, model, started)
@@ -125,9 +125,9 @@ def _predictions(data: ControlData, posteriors: Callable, modality: str) -> dict
     for part in SCORED:
         rows = data.rows[part]
         if len(rows):
-            found = posteriors(rows)
+            probabilities = posteriors(rows)
             share = np.tile(weights, (len(rows), 1))
-            result[part] = Predictions(ids[rows], data.labels[rows], found[None], found, share)
+            result[part] = Predictions(ids[rows], data.labels[rows], probabilities[None], probabilities, share)
     return result
 
 
@@ -139,7 +139,7 @@ def _spread(probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def _vectors(data: ControlData, modality: str) -> np.ndarray:
-    """What scikit-learn reads of each clip: the audio embedding, and for "both" the text's and whether there is one."""
+    """The vector of each clip for scikit-learn: audio embedding, for "both" also the text embedding and presence."""
     inputs = data.inputs
     parts = [inputs.audio] if modality == "audio" else [inputs.audio, inputs.text, inputs.presence[:, None]]
     return torch.cat(parts, dim=1).cpu().numpy()
@@ -147,7 +147,7 @@ def _vectors(data: ControlData, modality: str) -> np.ndarray:
 
 def _zero_shot(data: ControlData) -> Callable:
     config = data.config
-    clap = load_source(checkpoint_of(config), config.seed, config.sizes, config.device)
+    clap = load_source(checkpoint_of(config), config.seed, config.sizes, config.device, tokenizer=config.tokenizer)
     audio = data.inputs.audio.cpu().numpy()
     return lambda rows: clap.zero_shot(audio[rows])
 
@@ -171,9 +171,9 @@ def _linear(data: ControlData) -> Callable:
     best, lowest = None, np.inf
     for strength in STRENGTHS:
         model = LogisticRegression(C=strength, max_iter=1000).fit(vectors[train], data.labels[train])
-        found = _spread(model.predict_proba(vectors[validation]), model.classes_)
-        # A class that training lacks has a posterior of 0: the same penalty for every strength.
-        loss = -np.log(found[np.arange(len(validation)), data.labels[validation]].clip(1e-12)).mean()
+        probabilities = _spread(model.predict_proba(vectors[validation]), model.classes_)
+        # Clipped, since a class without training clips has posterior 0; the penalty is the same for all strengths.
+        loss = -np.log(probabilities[np.arange(len(validation)), data.labels[validation]].clip(1e-12)).mean()
         if loss < lowest:
             best, lowest = model, loss
     return lambda rows: _spread(best.predict_proba(vectors[rows]), best.classes_)

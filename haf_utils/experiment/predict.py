@@ -7,7 +7,8 @@ that its head was trained on.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +72,8 @@ class TrainedModel:
         return c.system == "haf" and c.modality != "audio" or c.system == "text_aux" and c.text_at_inference
 
 
-def load_system(run: Run | Path | str, device: str = "cpu") -> TrainedModel:
-    """The trained model of a run folder, on `device`.
+def load_system(run: Run | Path | str, device: str = "cpu", engine: str = "torch") -> TrainedModel:
+    """The trained model of a run folder, on `device`. engine: of CLAP's audio embeddings, as for `load_clap`.
 
     Raises RunError if the folder is no finished run, was trained on embeddings that a dataset ships, or its head on a
     checkpoint that has changed since; ValueError for a device that is not there.
@@ -103,9 +104,12 @@ def load_system(run: Run | Path | str, device: str = "cpu") -> TrainedModel:
         if recorded != checkpoint_digest(source, recipe.seed):
             raise RunError(f"{run.folder} was trained on another checkpoint than {source} is now: train it again")
     if recipe.system == "passt":
+        if engine == "openvino":
+            raise RunError(f"{run.folder} is PaSST, which PyTorch alone embeds: choose the engine auto or torch")
         backbone, width, audio = PasstBackbone(build_passt(sizes.passt, source)), sizes.passt.dim, sizes.passt
     else:
-        clap = load_source(source, recipe.seed, sizes, device, recipe.precision)
+        clap = load_source(source, recipe.seed, sizes, device, recipe.precision, recipe.tokenizer)
+        clap = replace(clap, engine=engine)
         backbone, width, audio = ClapBackbone(clap.network), clap.config.embedding, clap.config.audio
     classifier = classifier_of(recipe, width)
     prefix = "classifier."
@@ -188,7 +192,10 @@ def classify_files(
     average_probabilities([np.ones((1, len(CLASSES)))] * len(models), weights)  # refuses wrong weights before the work
     paths, texts = [Path(path) for path in paths], texts or {}
     rows = []
-    with bar(total=len(paths), description="recordings", unit="file") as progress:
+    with bar(total=len(paths), description="recordings", unit="file") as progress, ExitStack() as engines:
+        for model in models:
+            if model.clap is not None:
+                engines.enter_context(model.clap.by_engine(len(paths) * (1 + views)))
         for chunk, decoded in _decoded(paths, sorted({model.sample_rate for model in models})):
             fine = [place for place, samples in enumerate(decoded) if not isinstance(samples, str)]
             table = pd.DataFrame({"sound_id": [str(chunk[p]) for p in fine]})

@@ -125,6 +125,8 @@ def _source(config: FinetuneConfig) -> FinetuneConfig:
         "extra_weight",
         "evaluation",
         "scratch",
+        "weights",
+        "tokenizer",
         "runs",
         "profile",
         "initialisation",

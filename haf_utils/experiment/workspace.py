@@ -20,7 +20,7 @@ from haf_utils.config import FinetuneConfig
 from haf_utils.datasets import layout, load_bsd
 from haf_utils.profiles import REPOSITORY
 
-__all__ = ["Workspace", "clips_digest", "finetune_config", "make_embedded", "workspace"]
+__all__ = ["Workspace", "caveat", "clips_digest", "finetune_config", "make_embedded", "workspace"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,10 @@ class Workspace:
     scratch: str
     profile: str
     device: str
-    precision: str  # bf16 on a GPU, fp32 on a CPU
+    precision: str  # bf16 on a GPU, fp32 on a CPU, unless it was given
+    checkpoint: str = ""  # CLAP weights, tokenizer and PaSST weights as files; "": the profile's
+    tokenizer: str = ""
+    passt: str = ""
 
 
 def make_embedded(size: str = "mini") -> Path:
@@ -79,11 +82,16 @@ def workspace(
     scratch: str = "",
     profile: str = "mini",
     device: str = "cpu",
+    precision: str = "",
+    checkpoint: str = "",
+    tokenizer: str = "",
+    passt: str = "",
 ) -> Workspace:
     """Resolve what a notebook or the main job was given: without a `dataset`, the embedded one is made and used.
 
     The embedded FSD50K and NSynth go with the embedded dataset alone. Runs are kept in `<runs>/<dataset>-<profile>`;
     where runs of another dataset of the same folder name are there, with a digest of the clips behind the name.
+    checkpoint, tokenizer, passt: files that take the place of the profile's, for machines without network.
     Raises FileNotFoundError or ValueError that names the folder and the layout it should have.
     """
     sizes = profiles.profile(profile)
@@ -105,8 +113,18 @@ def workspace(
         scratch=str(Path(scratch).expanduser().resolve()) if scratch else str(runs),
         profile=profile,
         device=device,
-        precision="bf16" if device.startswith("cuda") else "fp32",
+        precision=precision or ("bf16" if device.startswith("cuda") else "fp32"),
+        checkpoint=_weights("checkpoint", checkpoint),
+        tokenizer=_weights("tokenizer", tokenizer),
+        passt=_weights("passt", passt),
     )
+
+
+def caveat(profile: str, dataset: str) -> str:
+    """What to know of scores under this profile; "" on the embedded dataset, which the small networks are made for."""
+    embedded = Path(dataset).parent in [REPOSITORY / "data" / size for size in ("mini", "tiny")]
+    note = profiles.profile(profile).caveat
+    return f"note: {profile} is {note}" if note and not embedded else ""
 
 
 def clips_digest(sound_ids) -> str:
@@ -143,10 +161,18 @@ def _folder(parameter: str, folder: str) -> str:
     return str(path)
 
 
+def _weights(parameter: str, file: str) -> str:
+    """Absolute path of a file or folder of weights that must be there; "" stays ""."""
+    if file and not (path := Path(file).expanduser().resolve()).exists():
+        raise FileNotFoundError(f"{parameter}={file} does not exist")
+    return str(path) if file else ""
+
+
 def finetune_config(space: Workspace, **choices) -> FinetuneConfig:
     """The configuration of a run in `space`; `choices` are any other fields of `FinetuneConfig`.
 
     Raises TypeError that names a field that does not exist.
     """
-    where = ("dataset", "extra", "evaluation", "runs", "scratch", "profile", "device", "precision")
-    return FinetuneConfig(**{name: getattr(space, name) for name in where} | choices)
+    where = ("dataset", "extra", "evaluation", "runs", "scratch", "tokenizer", "profile", "device", "precision")
+    weights = space.passt if choices.get("system") == "passt" else space.checkpoint
+    return FinetuneConfig(**{name: getattr(space, name) for name in where} | {"weights": weights} | choices)
