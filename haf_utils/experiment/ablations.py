@@ -1,7 +1,7 @@
-"""Ablations that can be believed: run folders pooled out of fold, paired differences, and what their intervals allow.
+"""Ablations: run folders pooled out of fold, paired differences with intervals, and the conclusions they allow.
 
-Pooled out of fold: each clip is predicted by the one model of five that did not train on it, so that a system is judged
-on every clip. Two systems are compared on the same clips, under the same seeds.
+Pooled out of fold: each clip is predicted by the one model of five that did not train on it, so that a recipe is scored
+on every clip. Two recipes are compared on the same clips, under the same seeds.
 """
 
 from __future__ import annotations
@@ -85,14 +85,14 @@ def read_runs(folder: Path | str) -> tuple[list[Run], pd.DataFrame]:
 
 
 def _recipe(config: Mapping) -> tuple:
-    """What runs have in common that are pooled; of a checkpoint its name, as paths change when runs are moved."""
+    """Parameters that are equal in runs that are pooled; a checkpoint by its name, as paths change when runs move."""
     values = parameters(FinetuneConfig("", "")) | dict(config)
     values["initialisation"] = Path(str(values["initialisation"])).name
     return tuple((name, value) for name, value in sorted(values.items()) if name not in REPLICATE_FIELDS)
 
 
 def _preference(run: Run) -> tuple:
-    """Ascending: runs of today's code after those of other code, newer after older ones."""
+    """Sort key: runs of the present code after those of other code, newer after older ones."""
     file = run.folder / "metrics.json"
     return not other_code(run.config), file.stat().st_mtime if file.is_file() else 0.0
 
@@ -106,19 +106,19 @@ def pool(runs: Sequence[Run], wanted: FinetuneConfig, folds: Sequence[int] = ran
     same = sorted((run for run in runs if _recipe(run.config["config"]) == recipe), key=_preference)
     name = name or resolve(wanted).name
     dataset = same[-1].config["digests"].get("dataset") if same else None
-    found: dict[int, dict[int, Run]] = {}
-    for run in same:  # of several of one seed and fold the last: of today's code, the newest
+    by_seed: dict[int, dict[int, Run]] = {}
+    for run in same:  # of several runs of one seed and fold, the last in the order of preference
         if run.config["digests"].get("dataset") == dataset:
-            found.setdefault(run.config["config"]["seed"], {})[run.config["config"]["fold"]] = run
-    seeds = tuple(sorted(seed for seed, by_fold in found.items() if set(folds) <= set(by_fold)))
+            by_seed.setdefault(run.config["config"]["seed"], {})[run.config["config"]["fold"]] = run
+    seeds = tuple(sorted(seed for seed, by_fold in by_seed.items() if set(folds) <= set(by_fold)))
     if not seeds:
-        have = {seed: sorted(by_fold) for seed, by_fold in found.items()}
+        have = {seed: sorted(by_fold) for seed, by_fold in by_seed.items()}
         other = len(same) - sum(map(len, have.values()))
         raise ValueError(
             f"{name}: no seed has all of the folds {list(folds)}; there are {have or 'no runs of it'}"
             + (f" ({other} more on other data, or replaced by newer ones)" if other else "")
         )
-    chosen = [[found[seed][fold] for fold in folds] for seed in seeds]
+    chosen = [[by_seed[seed][fold] for fold in folds] for seed in seeds]
     parts = [[run.part("test") for run in row] for row in chosen]
     ids = np.concatenate([part.ids for part in parts[0]])
     if len(np.unique(ids)) != len(ids):
@@ -147,19 +147,19 @@ def pool(runs: Sequence[Run], wanted: FinetuneConfig, folds: Sequence[int] = ran
 
 
 def without_tta(pooled: Pooled) -> Pooled:
-    """The same models, each clip heard once and without noise: this ablation needs no training."""
+    """The same models without test-time augmentation: this ablation needs no training."""
     return dataclasses.replace(pooled, name=f"{pooled.name} without TTA", probabilities=pooled.plain)
 
 
 def one_seed(pooled: Pooled, seed: int) -> Pooled:
-    """The runs under one of the seeds, as if it were the only one; called seed 0, so that two can be compared."""
+    """The runs under one of the seeds alone; they count as seed 0, so that two seeds can be compared."""
     row = [pooled.seeds.index(seed)]
     arrays = {name: getattr(pooled, name)[row] for name in ("probabilities", "plain", "weights")}
     return dataclasses.replace(pooled, name=f"{pooled.name}, seed {seed}", seeds=(0,), **arrays)
 
 
 def one_fold(pooled: Pooled, fold: int) -> Pooled:
-    """What was predicted of the clips of one fold."""
+    """The predictions of one fold's test clips."""
     here = pooled.folds == fold
     rows = {name: getattr(pooled, name)[here] for name in ("ids", "labels", "folds")}
     arrays = {name: getattr(pooled, name)[:, here] for name in ("probabilities", "plain", "weights")}
@@ -167,13 +167,13 @@ def one_fold(pooled: Pooled, fold: int) -> Pooled:
 
 
 def recipe_of(config: FinetuneConfig) -> dict[str, object]:
-    """In what `config` differs from the report's recipe, whatever its profile, way of training, fold and seed."""
+    """Parameters in which `config` differs from the report's recipe, apart from profile, train, fold and seed."""
     return {name: v for name, v in differing(config).items() if name not in ("profile", "train", "fold", "seed")}
 
 
 def joint_recipes(runs: Sequence[Run]) -> list[tuple[FinetuneConfig, list[int]]]:
     """The recipes trained jointly from the profile's checkpoint on the official split, each with its folds."""
-    found: dict[tuple, tuple[FinetuneConfig, list[int]]] = {}
+    recipes: dict[tuple, tuple[FinetuneConfig, list[int]]] = {}
     for run in runs:
         config = config_of(run)
         if (config.system, config.train, config.initialisation, config.split) == (
@@ -183,24 +183,24 @@ def joint_recipes(runs: Sequence[Run]) -> list[tuple[FinetuneConfig, list[int]]]
             "official",
         ):
             key = (_recipe(run.config["config"]), config.seed)
-            found.setdefault(key, (config, []))[1].append(config.fold)
-    return list(found.values())
+            recipes.setdefault(key, (config, []))[1].append(config.fold)
+    return list(recipes.values())
 
 
 def head_twin(config: FinetuneConfig, base: FinetuneConfig) -> FinetuneConfig:
-    """The head run, where and in what precision `base` is, to compare a joint run with: the same but for `train` and
-    what goes with it."""
-    own = differing(config)
+    """The head run to compare a joint run with: its parameters but for `train` and those of joint training, at the
+    location and in the precision of `base`."""
+    changed = differing(config)
     for name in ("epochs", "batch", "classifier_rate", "backbone_rate", "accumulation", "activation_checkpointing"):
-        own.pop(name, None)
-    where = {name: getattr(base, name) for name in LOCATION_FIELDS if name != "name"}
-    own["precision"] = base.precision
-    return FinetuneConfig(**where | own | {"train": "head"})
+        changed.pop(name, None)
+    location = {name: getattr(base, name) for name in LOCATION_FIELDS if name != "name"}
+    changed["precision"] = base.precision
+    return FinetuneConfig(**location | changed | {"train": "head"})
 
 
 def _strata(labels: np.ndarray, folds: np.ndarray) -> np.ndarray | None:
-    """The folds, where a class has enough clips in each: resampling a stratum of n clips shows (n − 1)/n of their
-    variance, and of a single clip none, so that small recordings are resampled within their class alone."""
+    """The folds, if classes have enough clips in each, else None. Resampling a stratum of n clips shows (n − 1) / n of
+    their variance, so that small collections are resampled within their class alone."""
     sizes = pd.Series(labels).groupby([labels, folds]).size()
     return folds if sizes.median() >= 5 else None
 
@@ -214,22 +214,22 @@ def _paired(a: Pooled, b: Pooled) -> tuple[np.ndarray, np.ndarray | None, np.nda
         raise ValueError(f"{a.name} and {b.name} have no {what} in common: they cannot be paired")
     if (a.labels[in_a] != b.labels[in_b]).any():
         raise ValueError(f"{a.name} and {b.name} disagree about the labels of clips: they are of different data")
-    said_a = a.predicted[[a.seeds.index(seed) for seed in seeds]][:, in_a]
-    said_b = b.predicted[[b.seeds.index(seed) for seed in seeds]][:, in_b]
-    return b.labels[in_b], _strata(b.labels[in_b], b.folds[in_b]), said_a, said_b, seeds
+    predicted_a = a.predicted[[a.seeds.index(seed) for seed in seeds]][:, in_a]
+    predicted_b = b.predicted[[b.seeds.index(seed) for seed in seeds]][:, in_b]
+    return b.labels[in_b], _strata(b.labels[in_b], b.folds[in_b]), predicted_a, predicted_b, seeds
 
 
 def compare(a: Pooled, b: Pooled, rng: np.random.Generator, replicates: int = 2000, metric: str = "hF") -> dict:
     """`a` minus `b` in `metric` on the same clips under the same seeds.
 
-    Returns a dict of estimate, low, high (95 %, clips resampled within class, and within fold where a class has clips
-    enough in each, seeds as a second source of variance), p_value (McNemar's, on accuracy; of several seeds twice the
-    median of theirs, which is a p-value however they depend on each other: Vovk and Wang, 2020), clips, seeds.
+    Returns a dict of estimate, low, high (95 %; clips resampled within class, and within fold where classes have enough
+    clips in each; seeds as a second source of variance), p_value (McNemar's, on accuracy; of several seeds twice their
+    median, a valid p-value under any dependence: Vovk and Wang, 2020), clips, seeds.
     """
-    labels, strata, said_a, said_b, seeds = _paired(a, b)
-    difference = paired_difference(labels, said_a, said_b, rng, replicates, strata=strata)[metric]
-    each = [mcnemar(labels, one, other).p_value for one, other in zip(said_a, said_b, strict=True)]
-    p_value = each[0] if len(each) == 1 else min(1.0, 2 * float(np.median(each)))
+    labels, strata, predicted_a, predicted_b, seeds = _paired(a, b)
+    difference = paired_difference(labels, predicted_a, predicted_b, rng, replicates, strata=strata)[metric]
+    p_values = [mcnemar(labels, *pair).p_value for pair in zip(predicted_a, predicted_b, strict=True)]
+    p_value = p_values[0] if len(p_values) == 1 else min(1.0, 2 * float(np.median(p_values)))
     return dataclasses.asdict(difference) | {"p_value": p_value, "clips": len(labels), "seeds": len(seeds)}
 
 
@@ -244,7 +244,8 @@ def compare_all(
 
 def score(pooled: Pooled, rng: np.random.Generator, replicates: int = 2000, metric: str = "hF") -> dict:
     """The mean over seeds of a score, with the 95 % interval over clips: dict of estimate, low, high."""
-    observed = scores_from_confusion(np.stack([confusion(pooled.labels, said) for said in pooled.predicted]))[metric]
+    counts = np.stack([confusion(pooled.labels, predicted) for predicted in pooled.predicted])
+    observed = scores_from_confusion(counts)[metric]
     strata = _strata(pooled.labels, pooled.folds)
     samples = bootstrap(pooled.labels, pooled.predicted, rng, replicates, strata)[metric].mean(0)
     low, high = interval(samples)
@@ -254,28 +255,28 @@ def score(pooled: Pooled, rng: np.random.Generator, replicates: int = 2000, metr
 def severity(pooled: Pooled) -> dict[str, float]:
     """Shares of clips: right, right_parent (wrong class, right top level), wrong_parent; and inside, the share of the
     errors that stay inside the parent. Means over seeds."""
-    each = pd.DataFrame([error_severity(pooled.labels, said) for said in pooled.predicted]).mean()
-    wrong = each["right_parent"] + each["wrong_parent"]
-    return each.to_dict() | {"inside": float(each["right_parent"] / wrong) if wrong else float("nan")}
+    shares = pd.DataFrame([error_severity(pooled.labels, predicted) for predicted in pooled.predicted]).mean()
+    wrong = shares["right_parent"] + shares["wrong_parent"]
+    return shares.to_dict() | {"inside": float(shares["right_parent"] / wrong) if wrong else float("nan")}
 
 
 def errors_inside_parent(a: Pooled, b: Pooled, rng: np.random.Generator, replicates: int = 2000) -> Difference:
     """Share of the errors that stay inside the parent, `a` minus `b`, with its 95 % interval over resampled clips."""
-    labels, strata, said_a, said_b, seeds = _paired(a, b)
+    labels, strata, predicted_a, predicted_b, seeds = _paired(a, b)
 
     def inside(scores: Mapping[str, np.ndarray]) -> np.ndarray:
         wrong = 1 - scores["accuracy"]
         share = np.divide(scores["top_accuracy"] - scores["accuracy"], wrong, out=np.zeros_like(wrong), where=wrong > 0)
         return share[: len(seeds)].mean(0) - share[len(seeds) :].mean(0)
 
-    both = np.concatenate([said_a, said_b])
+    both = np.concatenate([predicted_a, predicted_b])
     low, high = interval(inside(bootstrap(labels, both, rng, replicates, strata)))
-    observed = inside(scores_from_confusion(np.stack([confusion(labels, said) for said in both])))
+    observed = inside(scores_from_confusion(np.stack([confusion(labels, predicted) for predicted in both])))
     return Difference(float(observed), float(low), float(high))
 
 
 def verdict(difference: Mapping | Difference, metric: str = "hF") -> str:
-    """What a 95 % interval allows one to say, in percentage points."""
+    """The conclusion that a 95 % interval allows, in percentage points."""
     values = dataclasses.asdict(difference) if isinstance(difference, Difference) else difference
     estimate, low, high = (100 * values[name] for name in ("estimate", "low", "high"))
     if low == estimate == high == 0:
