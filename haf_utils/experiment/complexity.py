@@ -1,4 +1,4 @@
-"""What a model costs: parameters that its posteriors depend on, and multiply-accumulates of one clip, both measured.
+"""Cost of a model: the parameters that its posteriors depend on, and the multiply-accumulates of one clip.
 
 The challenge asks for both numbers of every system (`submission.write_metadata`).
 """
@@ -31,10 +31,10 @@ class Complexity:
 def complexity(model: TrainedModel) -> Complexity:
     """Cost of a loaded model, measured on a real forward pass of one full window (and 77 tokens, if it reads text).
 
-    Parameters are those that the logits have a gradient for: neither a text branch that only teaches in training nor
-    the parts of a checkpoint that no embedding needs are counted. MACs are those of convolutions, matrix products and
+    Parameters are those that the logits have a gradient for: a text branch used in training only and the parts of a
+    checkpoint that no embedding needs do not count. MACs are those of convolutions, matrix products and
     attention (half of what `torch.utils.flop_counter` counts as floating-point operations): the spectrogram's Fourier
-    transform, normalisations and activations are small beside them and left out. With HAF_FAST=0 laion-clap's AudioSet
+    transform, normalisations and activations are negligible and left out. With HAF_FAST=0 laion-clap's AudioSet
     head counts too, since its forward computes it. Five test-time views cost five times the audio branch.
     """
     network, config = model.model, model.config
@@ -44,8 +44,8 @@ def complexity(model: TrainedModel) -> Complexity:
     tokens = [[4] * (model.clap.config.tokens if model.reads_text else 1)]
     inputs = LiveInputs(clip, model.window, tokens, np.ones(1, np.float32), device, config.precision)
     batch = inputs.prepare(np.arange(1))
-    wanted = {parameter: parameter.requires_grad for parameter in network.parameters()}
-    for parameter in wanted:
+    trainable = {parameter: parameter.requires_grad for parameter in network.parameters()}
+    for parameter in trainable:
         parameter.requires_grad_(True)
     try:
         with torch.enable_grad(), FlopCounterMode(display=False) as counter:
@@ -56,11 +56,11 @@ def complexity(model: TrainedModel) -> Complexity:
                 features = Features(audio, torch.zeros_like(audio), audio.new_ones(1))
             logits = network.classifier(features).logits
         flops = counter.get_total_flops()
-        gradients = torch.autograd.grad(logits.sum(), list(wanted), allow_unused=True)
+        gradients = torch.autograd.grad(logits.sum(), list(trainable), allow_unused=True)
     finally:
-        for parameter, value in wanted.items():
+        for parameter, value in trainable.items():
             parameter.requires_grad_(value)
-    used = sum(p.numel() for p, gradient in zip(wanted, gradients, strict=True) if gradient is not None)
+    used = sum(p.numel() for p, gradient in zip(trainable, gradients, strict=True) if gradient is not None)
     return Complexity(used, flops // 2)
 
 
