@@ -1,7 +1,8 @@
-"""The report's systems: which trained models each is an average of, and what those models say, from run folders.
+"""The systems that are handed in: which trained models each is an average of, and what those predict, from run folders.
 
-The report gives the number of members and the fusion of each system (its table 1), not the members; `SYSTEMS` is this
-project's reading. "ours" has no fixed members: it is the best ensemble by validation of all that there are.
+"ours" trains without the crowd's hard labels, which cost three points on the real benchmark, and is the best ensemble
+by validation of its members. The report gives the number of members and the fusion of each of its systems (its table
+1), not the members; what stands in `SYSTEMS` is this project's reading.
 """
 
 from __future__ import annotations
@@ -9,14 +10,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from haf_utils.config import FinetuneConfig, resolve
+from haf_utils.config import FinetuneConfig, Recipe, resolve
 from haf_utils.datasets import load_bsd
 from haf_utils.ensembles import Member, align, fit_weights, subsets
+from haf_utils.experiment.assembly import corpus_of
 from haf_utils.experiment.control_runs import run_control
+from haf_utils.experiment.grids import unique
 from haf_utils.experiment.sweeps import sweep
 from haf_utils.experiment.workspace import Workspace, finetune_config
 from haf_utils.inference import average_probabilities
@@ -29,32 +33,48 @@ __all__ = [
     "REPORTED",
     "SYSTEMS",
     "TRAIN",
+    "Trained",
     "best_subset",
     "complete",
     "fold_member",
     "fuse",
+    "kind_of",
+    "makeable",
     "member_configs",
     "member_of",
+    "out_of_fold",
+    "submitted",
+    "systems_called",
     "train_members",
     "weights_of",
 ]
 
 # Every member: the fields of `FinetuneConfig` in which it differs from the report's recipe (630k, hierarchical
-# smoothing, mixup, BSD35k-CS at full weight). An initialisation that is the name of a folder is one of the runs'.
-MEMBERS: dict[str, dict] = {
+# smoothing, mixup) without BSD35k-CS; "seed" is added. An initialisation that is a folder's name is one of the runs'.
+OURS: dict[str, dict] = {
+    "smoothing + mixup (ours)": {},
+    "another seed (ours)": {"seed": 1},
+    "smoothing (ours)": {"mixup": False},
+    "plain (ours)": {"smoothing": "none", "mixup": False},
+    "Text-Aux (ours)": {"system": "text_aux"},
+    "PaSST (ours)": {"system": "passt", "train": "joint"},
+    "metadata": {},  # no CLAP: words alone
+}
+_REPORT: dict[str, dict] = {
     "smoothing": {"mixup": False},
     "smoothing + mixup": {},
-    "another seed": {},
+    "another seed": {"seed": 1},
     "plain": {"smoothing": "none", "mixup": False},
     "FSD50K": {"initialisation": "clap-fsd50k"},
     "FSD50K + NSynth": {"initialisation": "clap-fsd50k-nsynth"},
     "PaSST": {"system": "passt", "train": "joint"},
     "Text-Aux": {"system": "text_aux"},
-    "metadata": {},  # no CLAP: words alone, an addition of this project
 }
+MEMBERS = OURS | {name: {"extra_weight": 1.0} | fields for name, fields in _REPORT.items()}
 
-# System -> members, fusion (report, table 1; the members are our reading).
+# System -> members, fusion (report, table 1; the members are our reading), in the order in which they are handed in.
 SYSTEMS: dict[str, tuple[tuple[str, ...], str]] = {
+    "ours": (tuple(OURS), "Best subset"),
     "task1-1": (("smoothing", "smoothing + mixup", "another seed"), "Equal"),
     "task1-2": (("smoothing + mixup", "plain", "FSD50K", "FSD50K + NSynth"), "Weighted"),
     "task1-3": (("PaSST", "Text-Aux"), "Equal"),
@@ -69,22 +89,48 @@ TRAIN = {"full": "joint", "mini": "head", "tiny": "head"}
 FROM_SCRATCH = {"epochs": 4, "batch": 16, "classifier_rate": 1e-3, "backbone_rate": 1e-3, "extra_weight": 0.0}
 
 
+def systems_called(which: str = "") -> dict[str, tuple[tuple[str, ...], str]]:
+    """Those of `SYSTEMS` that `which` names: "ours", "report", "" for all. Raises ValueError for another name."""
+    if which not in ("", "ours", "report"):
+        raise ValueError(f"systems_of={which!r} is unknown: ours, report, or nothing for all")
+    return {name: system for name, system in SYSTEMS.items() if not which or (name == "ours") == (which == "ours")}
+
+
+def kind_of(member: str) -> str:
+    """CLAP, PaSST or words: the kind of model that a member is."""
+    return {"PaSST": "PaSST", "metadata": "words"}.get(member.removesuffix(" (ours)"), "CLAP")
+
+
 def member_configs(
-    space: Workspace, seed: int = 0, fold: int = 0, train: str = ""
+    space: Workspace,
+    seed: int = 0,
+    fold: int = 0,
+    train: str = "",
+    systems: Mapping[str, tuple] = SYSTEMS,
+    extra_weight: float | None = None,
+    **choices,
 ) -> tuple[dict[str, FinetuneConfig], dict[str, str]]:
-    """Configurations of the members that can be trained in `space`, and why the others cannot: two dicts by name.
+    """Configurations of the members of `systems` that can be trained in `space`, those of "ours" first, and why the
+    others cannot: two dicts by name.
 
     train: "head" or "joint" for the CLAP members, "" as the profile does (`TRAIN`). A dataset that ships embeddings
-    and no audio trains heads, and has no PaSST.
+    and no audio trains heads, and has no PaSST. extra_weight: of BSD35k-CS in the report's members (None: 1); choices:
+    other fields of `FinetuneConfig` for all members, None where the recipe's own value stays.
     """
     has_audio = load_bsd(space.dataset)["path"].notna().any()
     train = (train or TRAIN[space.profile]) if has_audio else "head"
+    choices = {name: value for name, value in choices.items() if value is not None}
+    wanted = {name for members, _ in systems.values() for name in members}
     configs, absent = {}, {}
     for name, fields in MEMBERS.items():
-        choices = {"train": train, "seed": seed + (name == "another seed"), "fold": fold, "extra_weight": 1.0} | fields
-        if fields.get("system") == "passt" and profile(space.profile).passt_checkpoint is None:
-            choices |= FROM_SCRATCH
-        checkpoint = Path(space.runs) / choices.get("initialisation", "")
+        if name not in wanted:
+            continue
+        own = {"train": train, "fold": fold} | fields | {"seed": seed + fields.get("seed", 0)}
+        if "extra_weight" in fields and extra_weight is not None:
+            own["extra_weight"] = extra_weight
+        if fields.get("system") == "passt" and not (profile(space.profile).passt_checkpoint or space.passt):
+            own |= FROM_SCRATCH
+        checkpoint = Path(space.runs) / fields.get("initialisation", "")
         if "initialisation" in fields and not has_audio:
             absent[name] = "it embeds audio, and this dataset has none"
         elif "initialisation" in fields and not checkpoint.is_dir():
@@ -92,23 +138,85 @@ def member_configs(
         elif fields.get("system") == "passt" and not has_audio:
             absent[name] = "it hears waveforms, and this dataset has embeddings alone"
         else:
-            configs[name] = finetune_config(space, **choices)
+            configs[name] = finetune_config(space, **own | choices)
     return configs, absent
 
 
-def train_members(configs: Mapping[str, FinetuneConfig], workers: int | None = None) -> dict[str, Path]:
-    """The run folder of every member, trained unless it is there already; `workers` processes, None for one a core.
+class Trained(NamedTuple):
+    """folders: run folders of each member, one a fold; failed: why each of the others has none, by name."""
 
-    Raises RunError that names the runs that failed.
+    folders: dict[str, list[Path]]
+    failed: dict[str, str]
+
+
+def train_members(
+    folds: Sequence[Mapping[str, FinetuneConfig]], workers: int | None = None, retrain: bool = False
+) -> Trained:
+    """Train every member in every fold, unless it is there already; `workers` processes, None for one a core or GPU.
+
+    folds: a fold's configurations by member, as `member_configs` gives them. A member that fails in a fold is named
+    with the reason and takes no part; the others go on. Raises ValueError or TypeError for wrong parameters.
     """
-    networks = {name: resolve(config) for name, config in configs.items() if name != "metadata"}
-    names = sorted(networks, key=lambda name: networks[name].train != "joint")  # the long ones first
-    long_first = [networks[name] for name in names]
-    outcome = sweep(long_first, workers, retry_failed=True, quiet=headless())  # its lines would stay in the notebook
-    if outcome.failed or outcome.absent:
-        raise RunError(str(outcome))
-    folders = dict(zip(names, outcome.folders, strict=True))
-    return folders | {name: run_control(configs[name], "metadata", quiet=True) for name in configs.keys() - networks}
+    networks = {
+        (name, place): resolve(config)
+        for place, configs in enumerate(folds)
+        for name, config in configs.items()
+        if name != "metadata"
+    }
+    failed = _without_corpus(networks)
+    ready = {key: recipe for key, recipe in networks.items() if key[0] not in failed}
+    # In the order of members, and of those the long ones first.
+    recipes = unique(sorted(ready.values(), key=lambda recipe: recipe.train != "joint"))
+    found: dict[str, Path] = {}
+    if recipes:
+        # Its lines would stay in the notebook.
+        outcome = sweep(recipes, workers, retry_failed=True, quiet=headless(), retrain=retrain)
+        lost = outcome.failed | dict.fromkeys(outcome.absent, "no worker was left")
+        names = [recipe.name for recipe in recipes if recipe.name not in lost]
+        found = dict(zip(names, outcome.folders, strict=True))
+        for (name, _), recipe in ready.items():
+            if recipe.name in lost:
+                failed.setdefault(name, f"fold {recipe.fold}: {lost[recipe.name].strip().splitlines()[-1]}")
+    folders: dict[str, list[Path]] = {}
+    for name in dict.fromkeys(name for configs in folds for name in configs if name not in failed):
+        try:
+            folders[name] = [
+                run_control(configs[name], "metadata", quiet=True)
+                if name == "metadata"
+                else found[ready[name, place].name]
+                for place, configs in enumerate(folds)
+            ]
+        except (OSError, RuntimeError, ValueError) as error:  # of the control
+            failed[name] = f"{type(error).__name__}: {error}"
+    return Trained(folders, failed)
+
+
+def _without_corpus(networks: Mapping[tuple[str, int], Recipe]) -> dict[str, str]:
+    """Members whose recordings cannot be decoded at the rate that they need (a full disk), with the reason."""
+    failed = {}
+    for (name, _), recipe in networks.items():
+        try:
+            corpus_of(recipe)
+        except (OSError, ValueError) as error:
+            failed[name] = f"{type(error).__name__}: {error}"
+    if len(failed) == len({name for name, _ in networks}) and failed:
+        raise RunError(next(iter(failed.values())))
+    return failed
+
+
+def makeable(
+    names: Sequence[str], systems: Mapping[str, tuple] = SYSTEMS
+) -> tuple[dict[str, tuple[tuple[str, ...], str]], dict[str, str]]:
+    """The systems that can be made of the members `names`, and what the others lack. A best subset is one of what there
+    is; the others need all of their members."""
+    found, lacking = {}, {}
+    for system, (members, fusion) in systems.items():
+        there = tuple(name for name in members if name in names)
+        if there == members or (there and fusion == "Best subset"):
+            found[system] = there, fusion
+        else:
+            lacking[system] = ", ".join(name for name in members if name not in names)
+    return found, lacking
 
 
 def member_of(run: Run, part: str, name: str = "") -> Member:
@@ -151,24 +259,71 @@ def fold_member(runs: Sequence[Run], part: str = "evaluation", name: str = "") -
     return dataclasses.replace(fuse(scoring), name=name or runs[0].name, train_ids=trained)
 
 
-def weights_of(fusion: str, validation: Sequence[Member]) -> np.ndarray:
-    """Weights (M,) of a system's members: equal, or ("Weighted") fitted on what they say of validation clips."""
-    members = align(validation)
-    if fusion == "Weighted":
-        return fit_weights([member.probabilities for member in members], members[0].labels)
-    return np.full(len(members), 1 / len(members))
+def weights_of(fusion: str, *folds: Sequence[Member]) -> np.ndarray:
+    """Weights (M,) of a system's members, which sum to 1, from what they predict of validation clips, a fold each.
+
+    "Equal"; "Weighted": fitted, and averaged over folds; "Best subset": equal on the members of `best_subset`, 0 on the
+    others.
+    """
+    members = len(folds[0])
+    if fusion == "Weighted" and members > 1:
+        fold_members = [align(fold) for fold in folds]
+        fitted = [fit_weights([m.probabilities for m in fold], fold[0].labels) for fold in fold_members]
+        return np.mean(fitted, axis=0)
+    chosen = list(best_subset(*folds)) if fusion == "Best subset" and members > 1 else list(range(members))
+    weights = np.zeros(members)
+    weights[chosen] = 1 / len(chosen)
+    return weights
 
 
-def fuse(members: Sequence[Member], weights=None) -> Member:
+def fuse(members: Sequence[Member], weights=None, name: str = "") -> Member:
     """The average of members (checked by `ensembles.align`) as a member: one posterior (N, 23) a clip."""
+    if len(members) == 1:
+        views = np.asarray(members[0].probabilities, dtype=np.float64)
+        mean = views.mean(axis=0) if views.ndim == 3 else views
+        return dataclasses.replace(members[0], probabilities=mean, name=name or members[0].name)
     aligned = align(members)
     return Member(
-        " + ".join(member.name for member in aligned),
+        name or " + ".join(member.name for member in aligned),
         aligned[0].ids,
         aligned[0].labels,
         average_probabilities([member.probabilities for member in aligned], weights),
         sorted(set().union(*(member.train_ids for member in aligned))),
     )
+
+
+def out_of_fold(
+    runs: Mapping[str, Sequence[Run]],
+    names: Sequence[str],
+    fusion: str = "Equal",
+    name: str = "",
+    part: str = "test",
+) -> Member:
+    """What a system predicts of the clips of `part` of all folds, pooled: each fold's by the models that were not
+    trained on them, with weights (or a subset) from that fold's validation clips.
+
+    runs: of each member, one a fold, in the same order; names: the members of the system.
+    """
+    folds = [
+        fuse(_of_fold(of_fold, part, names), weights_of(fusion, _of_fold(of_fold, "validation", names)))
+        for of_fold in zip(*(runs[member] for member in names), strict=True)
+    ]
+    arrays = (np.concatenate([getattr(fold, f) for fold in folds]) for f in ("ids", "labels", "probabilities"))
+    return Member(name or " + ".join(names), *arrays, ())
+
+
+def _of_fold(runs: Sequence[Run], part: str, names: Sequence[str]) -> list[Member]:
+    return [member_of(run, part, name) for run, name in zip(runs, names, strict=True)]
+
+
+def submitted(
+    runs: Mapping[str, Sequence[Run]], names: Sequence[str], fusion: str = "Equal", name: str = ""
+) -> tuple[Member, np.ndarray]:
+    """What a system predicts of the evaluation set, and the weights (M,) of its members: each is the mean of its folds,
+    and the weights (or the subset) are the best in the mean over the folds' validation clips."""
+    by_fold = zip(*(runs[member] for member in names), strict=True)
+    weights = weights_of(fusion, *[_of_fold(of_fold, "validation", names) for of_fold in by_fold])
+    return fuse([fold_member(runs[member], "evaluation", member) for member in names], weights, name), weights
 
 
 def complete(member: Member, ids: Sequence[str], fallback: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -183,13 +338,14 @@ def complete(member: Member, ids: Sequence[str], fallback: np.ndarray) -> tuple[
     return posteriors, [str(id_) for id_, place in zip(ids, places, strict=True) if place < 0]
 
 
-def best_subset(validation: Sequence[Member], metric: str = "hF") -> tuple[int, ...]:
-    """Positions of the members whose equal-weight average has the best `metric` on validation clips.
+def best_subset(*folds: Sequence[Member], metric: str = "hF") -> tuple[int, ...]:
+    """Positions of the members whose equal-weight average has the best `metric` on validation clips, in the mean over
+    folds: each of `folds` holds the same members, of one fold.
 
     Only ensembles count, of two members at least; of several that are equally good, the smallest. The best of hundreds
     of subsets looks better on validation clips than it is: judge it on others.
     """
-    members = align(validation)
-    table = subsets([member.probabilities for member in members], members[0].labels)
-    table = table[table["M"] > 1]
-    return table.loc[table[metric].idxmax(), "members"]  # idxmax takes the first, and small subsets come first
+    tables = [subsets([member.probabilities for member in members], members[0].labels) for members in map(align, folds)]
+    score = np.mean([table[metric] for table in tables], axis=0)
+    score[tables[0]["M"] < 2] = -1
+    return tables[0]["members"].iloc[score.argmax()]  # the first of the best, and small subsets come first

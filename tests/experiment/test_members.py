@@ -9,13 +9,20 @@ from haf_utils.config import check, default_name, resolve
 from haf_utils.ensembles import Member
 from haf_utils.experiment.members import (
     MEMBERS,
+    OURS,
     SYSTEMS,
     best_subset,
     complete,
     fold_member,
     fuse,
+    kind_of,
+    makeable,
     member_configs,
     member_of,
+    out_of_fold,
+    submitted,
+    systems_called,
+    train_members,
     weights_of,
 )
 from haf_utils.experiment.workspace import Workspace
@@ -59,7 +66,7 @@ def space(tmp_path):
 
 def test_a_system_names_members_that_exist():
     for members, fusion in SYSTEMS.values():
-        assert set(members) <= set(MEMBERS) and fusion in ("Equal", "Weighted")
+        assert set(members) <= set(MEMBERS) and fusion in ("Equal", "Weighted", "Best subset")
 
 
 def test_members_are_distinct_valid_runs(space):
@@ -67,13 +74,116 @@ def test_members_are_distinct_valid_runs(space):
         (Path(space.runs) / folder).mkdir(parents=True)
     configs, absent = member_configs(space, seed=3)
     assert not absent and list(configs) == list(MEMBERS)
-    names = [default_name(config) for name, config in configs.items() if name != "metadata"]
-    assert len(set(names)) == len(names)
+    assert list(configs)[: len(OURS)] == list(OURS)
+    for group in (OURS, MEMBERS.keys() - OURS.keys()):
+        names = [default_name(config) for name, config in configs.items() if name in group and name != "metadata"]
+        assert len(set(names)) == len(names)
     for config in configs.values():
         check(config)
     assert configs["another seed"].seed == 4 and configs["plain"].smoothing == "none"
     assert configs["smoothing"].train == "head" and configs["PaSST"].train == "joint"
     assert configs["FSD50K"].initialisation == "clap-fsd50k"  # looked for among the runs, wherever they are
+
+
+def test_ours_does_without_the_hard_labels_of_the_crowd(space):
+    configs, _ = member_configs(dataclasses.replace(space, profile="full", extra="somewhere"))
+    weight = {name: resolve(config).extra_weight for name, config in configs.items()}
+    assert {name for name, value in weight.items() if value == 0} == set(OURS)
+    half, _ = member_configs(dataclasses.replace(space, profile="full"), extra_weight=0.5, batch=8, epochs=None)
+    assert half["plain"].extra_weight == 0.5 and half["plain (ours)"].extra_weight == 0
+    assert half["PaSST"].batch == 8 and half["PaSST"].epochs is None
+
+
+def test_systems_by_name():
+    assert list(systems_called()) == list(SYSTEMS) and list(SYSTEMS)[0] == "ours"
+    assert list(systems_called("ours")) == ["ours"] and "ours" not in systems_called("report")
+    with pytest.raises(ValueError, match="everyone"):
+        systems_called("everyone")
+    assert [
+        kind_of(name) for name in ("PaSST", "PaSST (ours)", "metadata", "plain")
+    ] == "PaSST PaSST words CLAP".split()
+
+
+def test_a_system_is_made_of_the_members_that_there_are():
+    found, lacking = makeable(["plain (ours)", "metadata", "PaSST", "Text-Aux"])
+    assert found == {"ours": (("plain (ours)", "metadata"), "Best subset"), "task1-3": (("PaSST", "Text-Aux"), "Equal")}
+    assert "smoothing" in lacking["task1-1"] and "task1-3" not in lacking
+
+
+def test_a_member_that_fails_is_named_and_the_others_go_on(tiny, monkeypatch):
+    from haf_utils.experiment import members
+
+    configs, _ = member_configs(tiny, systems={"some": (("plain (ours)", "PaSST (ours)", "metadata"), "Equal")})
+    configs["smoothing (ours)"] = dataclasses.replace(configs["plain (ours)"], initialisation="/nowhere", name="lost")
+    whole = members.corpus_of
+
+    def corpus(recipe):
+        if recipe.system == "passt":
+            raise OSError("the audio store needs 43 GB")
+        return whole(recipe)
+
+    monkeypatch.setattr(members, "corpus_of", corpus)
+    trained = train_members([configs], workers=1)
+    assert set(trained.folders) == {"plain (ours)", "metadata"}
+    assert "43 GB" in trained.failed["PaSST (ours)"] and "/nowhere" in trained.failed["smoothing (ours)"]
+    assert all((folder / "metrics.json").is_file() for (folder,) in trained.folders.values())
+
+
+def folds_of(*seeds, folds=2):
+    """Runs of members a, b, … whose sharpness grows with the seed, in folds with clips of their own."""
+    return {
+        chr(97 + place): [fold_run(f"{chr(97 + place)}{fold}", fold, seed) for fold in range(folds)]
+        for place, seed in enumerate(seeds)
+    }
+
+
+def fold_run(name, fold, seed):
+    plain = run(name, fold, seed, trained=(f"t{fold}",))
+    for part in ("validation", "test"):
+        p = plain.predictions[part]
+        ids = np.array([f"{part}{fold}-{clip}" for clip in range(len(p.labels))])
+        plain.predictions[part] = dataclasses.replace(p, ids=ids)
+    return plain
+
+
+def test_the_clips_of_each_fold_are_scored_by_what_its_own_validation_chose():
+    runs = folds_of(0, 3, 4)
+    scored = out_of_fold(runs, "abc", "Best subset", "ours")
+    assert scored.name == "ours" and len(scored.ids) == 120 and len(set(scored.ids)) == 120
+    for fold in range(2):
+        validation, test = (
+            [member_of(runs[name][fold], part, name) for name in "abc"] for part in ("validation", "test")
+        )
+        chosen = best_subset(validation)
+        expected = np.mean([test[place].probabilities.mean(0) for place in chosen], axis=0)
+        np.testing.assert_allclose(scored.probabilities[60 * fold : 60 * fold + 60], expected)
+    # The test clips decide nothing: other labels there, the same posteriors.
+    for name in "abc":
+        for each in runs[name]:
+            test = each.predictions["test"]
+            each.predictions["test"] = dataclasses.replace(test, labels=(test.labels + 1) % 23)
+    np.testing.assert_array_equal(out_of_fold(runs, "abc", "Best subset").probabilities, scored.probabilities)
+
+
+def test_what_is_handed_in_is_best_in_the_mean_over_folds():
+    labels = np.arange(46) % 23
+    right, wrong = np.eye(23)[labels], np.eye(23)[(labels - 1) % 23]
+    ids = np.array([str(clip) for clip in range(46)])
+    half = np.where(labels[:, None] < 16, right, wrong)
+
+    def fold(*posteriors):
+        return [Member(n, ids, labels, p, ()) for n, p in zip("abcd", posteriors, strict=True)]
+
+    first, second = fold(right, right, half, wrong), fold(wrong, half, right, half)
+    assert best_subset(first) == (0, 1) and best_subset(second) == (1, 2) and best_subset(first, second) == (0, 1, 2)
+    np.testing.assert_allclose(weights_of("Best subset", first, second), [1 / 3, 1 / 3, 1 / 3, 0])
+    runs = folds_of(0, 3, 4)
+    handed_in, weights = submitted(runs, "abc", "Best subset", "ours")
+    means = [np.mean([r.part("evaluation").probabilities for r in runs[name]], axis=0) for name in "abc"]
+    np.testing.assert_allclose(handed_in.probabilities, np.tensordot(weights, np.stack(means), 1))
+    assert weights.sum() == pytest.approx(1) and len(weights) == 3
+    alone, weights = submitted({"a": runs["a"]}, "a", "Best subset")
+    np.testing.assert_allclose(alone.probabilities, means[0])
 
 
 def test_the_full_profile_trains_jointly(space):
@@ -86,6 +196,7 @@ def test_what_cannot_be_trained_is_left_out_and_said(space):
     configs, absent = member_configs(space)
     assert "notebook 03" in absent["FSD50K"] and "FSD50K + NSynth" in absent and "FSD50K" not in configs
     assert configs["PaSST"].epochs < 10 and configs["plain"].epochs is None
+    assert member_configs(dataclasses.replace(space, passt="weights.pt"))[0]["PaSST"].epochs is None
     Path(space.dataset, "audio/1.wav").unlink()
     configs, absent = member_configs(space, train="joint")
     assert "PaSST" in absent and {config.train for config in configs.values()} == {"head"}
