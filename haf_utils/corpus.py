@@ -29,7 +29,7 @@ __all__ = ["Corpus", "load_corpus"]
 @dataclass(frozen=True, eq=False)
 class Corpus:
     """table: clips table with `text`, `origin` (bsd10k, bsd35k-cs, evaluation) and `readable`, RangeIndex;
-    stores: audio store of each origin; features: precomputed (audio (N, 512), text (N, 512)) where there is no audio;
+    stores: audio store of each origin; features: precomputed (audio (N, E), text (N, E')) where there is no audio;
     lost: sound_id, path, reason of each clip that cannot be read; notes: what a reader should know about the loading.
     """
 
@@ -110,34 +110,44 @@ def load_corpus(dataset: str, extra: str = "", evaluation: str = "", stores: str
     """Load BSD10k (and BSD35k-CS, and the evaluation set) and decode what is not decoded yet -> `Corpus`.
 
     dataset, extra, evaluation: folders in their official layouts, "" for none; stores: folder for the audio stores;
-    sample_rate in Hz. A dataset without audio but with the official CLAP features gives a corpus of embeddings.
+    sample_rate in Hz. A dataset without audio but with features/, as CLAP's are shipped, gives a corpus of embeddings.
+    An extra or evaluation set that has not what the dataset has, recordings or embeddings, is left out with a note.
     """
-    tables = [add_text(load_bsd(dataset)).assign(origin="bsd10k")]
+    parts = [("bsd10k", dataset, add_text(load_bsd(dataset)))]  # origin, folder, clips
     notes = []
     if extra:
-        crowd, twice = without(add_text(load_bsd(extra)), tables[0])
+        crowd, twice = without(add_text(load_bsd(extra)), parts[0][2])
         notes.append(f"{twice} of the extra clips are also in {Path(dataset).name} and count there")
-        tables.append(crowd.assign(origin="bsd35k-cs"))
+        parts += [("bsd35k-cs", extra, crowd)] if len(crowd) else []
     if evaluation:
-        tables.append(add_text(load_evaluation(evaluation)).assign(origin="evaluation"))
-    roots = dict(
-        zip([table["origin"].iat[0] for table in tables], filter(None, (dataset, extra, evaluation)), strict=True)
-    )
-
-    if tables[0]["path"].notna().any():
-        built = {
-            origin: build_store(table, Path(stores) / Path(root).resolve().name, sample_rate, prepare)
-            for table, (origin, root) in zip(tables, roots.items(), strict=True)
-        }
-        features = None
+        parts.append(("evaluation", evaluation, add_text(load_evaluation(evaluation))))
+    recorded = parts[0][2]["path"].notna().any()
+    if not recorded and not (Path(dataset) / "features").is_dir():
+        raise ValueError(
+            f"{dataset} has metadata but neither audio/ nor features/: unpack audio.zip, or features.zip for the "
+            "official CLAP embeddings (python data/download.py --help)"
+        )
+    usable = [t["path"].notna().any() if recorded else (Path(root) / "features").is_dir() for _, root, t in parts]
+    for root in [root for (_, root, _), fits in zip(parts, usable, strict=True) if not fits]:
+        why = "has recordings" if recorded else "has embeddings alone"
+        notes.append(f"{root} is left out: {Path(dataset).name} {why}, and it has none")
+    parts = [part for part, fits in zip(parts, usable, strict=True) if fits]
+    tables = [table.assign(origin=origin) for origin, _, table in parts]
+    built: dict[str, AudioStore] = {}
+    features = None
+    if recorded:
+        for origin, root, table in parts:
+            built[origin] = build_store(table, Path(stores) / Path(root).resolve().name, sample_rate, prepare)
         lost = pd.concat([store.lost.assign(origin=origin) for origin, store in built.items()], ignore_index=True)
         atomic_write(Path(stores) / "lost.csv", lambda path: lost.to_csv(path, index=False, errors="surrogateescape"))
-    elif (Path(dataset) / "features").is_dir():
-        built = {}
-        for origin in [origin for origin, root in roots.items() if not (Path(root) / "features").is_dir()]:
-            notes.append(f"{roots.pop(origin)} is left out: {Path(dataset).name} has embeddings alone, and it has none")
-            tables = [table for table in tables if table["origin"].iat[0] != origin]
-        loaded = [load_features(root, table["sound_id"]) for table, root in zip(tables, roots.values(), strict=True)]
+    else:
+        loaded = [load_features(root, table["sound_id"]) for _, root, table in parts]
+        for (_, root, _), arrays in zip(parts, loaded, strict=True):
+            if (shape := [a.shape[1] for a in arrays]) != (first := [a.shape[1] for a in loaded[0]]):
+                raise ValueError(
+                    f"{root} has embeddings of {shape[0]} (audio) and {shape[1]} (text) dimensions, {dataset} of "
+                    f"{first[0]} and {first[1]}: they must come from the same network"
+                )
         audio, text = (np.concatenate(modality) for modality in zip(*loaded, strict=True))
         features = audio, text
         absent = ~np.isfinite(features[0]).all(1)
@@ -145,11 +155,6 @@ def load_corpus(dataset: str, extra: str = "", evaluation: str = "", stores: str
         lost = rows.assign(path="", reason="no readable audio embedding")[["sound_id", "path", "reason", "origin"]]
         for modality in features:
             np.nan_to_num(modality, copy=False)
-    else:
-        raise ValueError(
-            f"{dataset} has metadata but neither audio/ nor features/: unpack audio.zip, or features.zip for the "
-            "official CLAP embeddings (python data/download.py --help)"
-        )
     table = pd.concat(tables, ignore_index=True)
     gone = pd.MultiIndex.from_frame(lost[["origin", "sound_id"]])
     table["readable"] = ~pd.MultiIndex.from_frame(table[["origin", "sound_id"]]).isin(gone)

@@ -56,8 +56,10 @@ __all__ = [
     "load_features",
     "load_fsd50k",
     "load_nsynth",
+    "features_folder",
     "official_folds",
     "read_csv",
+    "read_features",
     "without",
 ]
 
@@ -214,37 +216,70 @@ def load_nsynth(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
 
 
 def load_features(root: str | os.PathLike, sound_ids: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Precomputed CLAP embeddings that BSD10k and BSD35k-CS ship -> audio (N, 512), text (N, 512), float32, as stored.
+    """Precomputed embeddings as BSD10k and BSD35k-CS ship them -> audio (N, E), text (N, E'), float32, as stored.
 
-    A clip whose file is missing or damaged gets a row of NaN and is named in one UserWarning a modality: take
-    ``np.isfinite(audio).all(1)`` before training. Raises ValueError if none of the clips has its audio embedding.
+    CLAP's have E = 512; those of another network may have any width, the same for all clips. A clip whose file is
+    missing, damaged or of another shape gets a row of NaN and is named in one UserWarning a modality: take
+    ``np.isfinite(audio).all(1)`` before training. Raises ValueError if none of the clips has its embedding.
     """
-    sound_ids = list(sound_ids)
-    result = []
+    sound_ids, result = list(sound_ids), []
     for modality in ("audio", "text"):
-        folder = Path(root) / "features" / f"clap_{modality}_embeddings"
-        if not folder.is_dir():
-            raise FileNotFoundError(f"{folder} is absent: unpack features.zip of the dataset into {root}")
-        values = np.full((len(sound_ids), 512), np.nan, dtype=np.float32)
-        lost = []
-        for row, sound_id in enumerate(bar(sound_ids, description=f"{modality} embeddings")):
-            try:
-                file = folder / f"{sound_id}.npy"
-                if not file.is_file():  # also a pipe, which would wait for its writer
-                    raise FileNotFoundError(file)
-                vector = np.load(file, allow_pickle=False).reshape(-1)
-                if vector.shape != (512,) or not np.isfinite(vector).all():
-                    raise ValueError(f"shape {vector.shape} or values are not those of a CLAP embedding")
-                values[row] = vector
-            except (OSError, ValueError, EOFError, AttributeError) as error:
-                lost.append(f"{sound_id} ({type(error).__name__})")
+        values, lost = read_features(root, sound_ids, modality)
+        folder = features_folder(root, modality)
+        listed = [f"{sound_id} ({reason})" for sound_id, reason in lost]
         if len(lost) == len(sound_ids) and lost:
-            raise ValueError(f"{folder}: none of the {len(lost)} clips has a readable embedding, first {lost[0]}")
+            there = next((file.name for file in folder.glob("*.npy")), "no .npy file")
+            raise ValueError(
+                f"{folder}: none of the {len(lost)} clips has a readable embedding, first {listed[0]}; the folder has "
+                f"{there}: are the ids those of this dataset?"
+            )
         if lost:
-            shown = ", ".join(lost[:10]) + (", …" if len(lost) > 10 else "")
+            shown = ", ".join(listed[:10]) + (", …" if len(lost) > 10 else "")
             warnings.warn(f"{folder}: {len(lost)} embeddings missing or damaged: {shown}", stacklevel=2)
         result.append(values)
     return result[0], result[1]
+
+
+def features_folder(root: str | os.PathLike, modality: str) -> Path:
+    """Where the embeddings of `modality`, audio or text, lie in a dataset."""
+    return Path(root) / "features" / f"clap_{modality}_embeddings"
+
+
+def read_features(
+    root: str | os.PathLike, sound_ids: Sequence[str], modality: str
+) -> tuple[np.ndarray, list[tuple[str, str]]]:
+    """Embeddings (N, E), NaN where there is none, and (sound_id, reason) of the clips that have none.
+
+    E is the width that most clips have. Raises FileNotFoundError where there is no folder of embeddings.
+    """
+    folder = features_folder(root, modality)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is absent: unpack features.zip of the dataset into {root}")
+    vectors: dict[int, np.ndarray] = {}
+    reasons: dict[int, str] = {}
+    for row, sound_id in enumerate(bar(sound_ids, description=f"{modality} embeddings")):
+        file = folder / f"{sound_id}.npy"
+        try:
+            if not file.is_file():  # also a pipe, which would wait for its writer
+                raise FileNotFoundError("there is no file")
+            vector = np.load(file, allow_pickle=False)
+            if vector.size == 0 or vector.size != max(vector.shape, default=0):
+                raise ValueError(f"shape {vector.shape} is no single vector")
+            vectors[row] = vector.reshape(-1).astype(np.float32)
+            if not np.isfinite(vectors[row]).all():
+                raise ValueError("values that are not finite")
+        except (OSError, ValueError, EOFError, AttributeError, TypeError) as error:
+            vectors.pop(row, None)
+            reasons[row] = f"{type(error).__name__}: {error}".splitlines()[0]
+    widths = Counter(map(len, vectors.values())).most_common(1)
+    width = widths[0][0] if widths else 1
+    values = np.full((len(sound_ids), width), np.nan, dtype=np.float32)
+    for row, vector in vectors.items():
+        if len(vector) == width:
+            values[row] = vector
+        else:
+            reasons[row] = f"shape {vector.shape}, where most have {(width,)}"
+    return values, [(sound_ids[row], reason) for row, reason in sorted(reasons.items())]
 
 
 def without(table: pd.DataFrame, *others: pd.DataFrame) -> tuple[pd.DataFrame, int]:

@@ -115,7 +115,7 @@ def test_a_lost_clip_keeps_its_row_and_leaves_its_part(copy, tmp_path):
     assert (after.table["readable"] == ~after.table["sound_id"].isin(broken)).all()
 
 
-def embeddings_only(root, skip_text=(), skip_audio=()):
+def embeddings_only(root, skip_text=(), skip_audio=(), width=512):
     """Replace the audio of a dataset by features, as BSD10k's features.zip has them."""
     ids = [path.stem for path in (root / "audio").iterdir()]
     shutil.rmtree(root / "audio")
@@ -125,7 +125,7 @@ def embeddings_only(root, skip_text=(), skip_audio=()):
         folder.mkdir(parents=True)
         for clip in ids:
             if clip not in skip:
-                np.save(folder / f"{clip}.npy", rng.standard_normal(512).astype(np.float32))
+                np.save(folder / f"{clip}.npy", rng.standard_normal(width).astype(np.float32))
 
 
 def test_a_dataset_of_embeddings_alone(copy, tmp_path):
@@ -141,6 +141,34 @@ def test_a_dataset_of_embeddings_alone(copy, tmp_path):
     assert corpus.presence[row] == 0 and corpus.table["text"].iat[row] != ""
     assert corpus.lost["sound_id"].tolist() == [no_audio]
     assert corpus.parts()[corpus.table["sound_id"] == no_audio] == ""
+
+
+def test_embeddings_of_another_width_and_those_of_two_networks(copy, tmp_path):
+    root, _ = copy
+    other = tmp_path / "other"
+    shutil.copytree(root, other)
+    embeddings_only(root, width=768)
+    embeddings_only(other, width=100)
+    assert load_corpus(str(root), evaluation="", stores=str(tmp_path)).features[1].shape[1] == 768
+    metadata = next((other / "metadata").glob("*_metadata.csv"))
+    table = pd.read_csv(metadata, dtype=str, keep_default_na=False)
+    table.assign(anonymous_id=table["sound_id"]).drop(columns="sound_id").to_csv(other / "metadata/e.csv", index=False)
+    metadata.unlink()
+    with pytest.raises(ValueError, match=r"other has embeddings of 100 .* 768"):
+        load_corpus(str(root), evaluation=str(other), stores=str(tmp_path))
+
+
+def test_what_has_embeddings_alone_is_left_out_beside_recordings(copy, tmp_path):
+    root, metadata = copy
+    other = tmp_path / "other"
+    shutil.copytree(root, other)
+    table = pd.read_csv(metadata, dtype=str, keep_default_na=False)
+    renamed = table.assign(sound_id="x" + table["sound_id"])
+    renamed.to_csv(next((other / "metadata").glob("*_metadata.csv")), index=False)
+    shutil.rmtree(other / "audio")
+    (other / "features").mkdir()
+    corpus = load_corpus(str(root), str(other), stores=str(tmp_path / "stores"), sample_rate=RATE)
+    assert set(corpus.table["origin"]) == {"bsd10k"} and "other is left out" in corpus.notes[-1]
 
 
 def test_metadata_alone_is_not_enough(copy, tmp_path):

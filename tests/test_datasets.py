@@ -232,11 +232,24 @@ def test_missing_and_damaged_features_are_named_and_the_rest_is_kept(tmp_path):
     assert np.isfinite(text).all()
 
 
+def test_features_of_any_width_and_a_wrong_shape_is_named(tmp_path):
+    folder = make_features(tmp_path, ["1", "2", "3"])
+    for clip in "123":
+        np.save(folder / f"{clip}.npy", np.full(768, int(clip)))
+    np.save(folder / "1.npy", np.ones((4, 768)))
+    with pytest.warns(UserWarning, match=r"1 \(ValueError: shape \(4, 768\) is no single vector"):
+        audio, text = load_features(tmp_path, "123")
+    assert audio.shape == (3, 768) and text.shape == (3, 512)
+    np.save(folder / "1.npy", np.ones(100))
+    with pytest.warns(UserWarning, match=r"shape \(100,\), where most have \(768,\)"):
+        load_features(tmp_path, "123")
+
+
 def test_features_that_are_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="features.zip"):
         load_features(tmp_path, ["1"])
     make_features(tmp_path, ["1"])
-    with pytest.raises(ValueError, match="none of the 2 clips"):
+    with pytest.raises(ValueError, match="none of the 2 clips.*the folder has 1.npy"):
         load_features(tmp_path, ["8", "9"])
 
 

@@ -131,6 +131,8 @@ def embeddings(
     """
     if corpus.features is not None:
         audio, text = corpus.features
+        width = max(audio.shape[1], text.shape[1])  # the narrower is filled up with zeros, which no layer minds
+        audio, text = (np.pad(array, ((0, 0), (0, width - array.shape[1]))) for array in (audio, text))
         return audio, text * corpus.presence[:, None]
     seed = seed if source == "random" else 0  # a checkpoint embeds the same for every seed: one copy in memory
     clap, parts = None, []

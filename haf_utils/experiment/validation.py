@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from haf_utils.datasets import audio_files, load
+from haf_utils.datasets import audio_files, features_folder, load, read_features
 from haf_utils.experiment import manifest as manifests
 from haf_utils.io.recordings import CATEGORIES as DEFECTS
 from haf_utils.io.store import changed_clips
@@ -32,6 +32,7 @@ CATEGORIES = DEFECTS | {
     "stored samples": "clips of an audio store that changed on the disk: the next run decodes them again",
     "not listed": "recordings that no row of the metadata names",
     "no metadata": "clips without title, tags and description of their own",
+    "embedding": "precomputed embeddings that are missing, damaged or of another shape",
     "no audio": "no recordings at all: metadata, or metadata and features, only",
 }
 # Worth knowing, legal in the official datasets.
@@ -140,6 +141,10 @@ def validate(
     else:
         findings.append(("no audio", "", f"no recording of {len(clips):,} clips is there"))
         path, measured = None, pd.DataFrame(columns=list(manifests.FIELDS))
+    for modality in ("audio", "text") if (root / "features").is_dir() else ():
+        folder = features_folder(root, modality)
+        lost = read_features(root, clips.sound_id, modality)[1] if folder.is_dir() else [("", f"{folder} is absent")]
+        findings += [("embedding", clip, f"{modality}: {reason}") for clip, reason in lost]
     measured.insert(0, "sound_id", listed.sound_id.to_numpy())
 
     for sound_id, problem in measured.loc[measured.problem != "", ["sound_id", "problem"]].itertuples(index=False):
