@@ -1,7 +1,7 @@
-"""Faster ways through the networks of laion-clap and transformers, with the same results.
+"""Faster forward passes of the networks of laion-clap and transformers, with the same results.
 
-`haf_utils.clap` has the plain way beside each, and takes it where the environment has `HAF_FAST=0`. This folder is a
-leaf: it imports torch and nothing else of this project. `threads` computes nothing by itself and has no switch.
+`haf_utils.clap` holds the plain equivalents and uses them where the environment has `HAF_FAST=0`. This folder is a
+leaf: it imports torch and nothing else of this project. `threads` computes nothing itself and has no switch.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ __all__ = ["enabled"]
 
 
 def enabled() -> bool:
-    """Whether the fast ways are taken: HAF_FAST is 1 (the default) or 0. Raises ValueError for another value."""
+    """Whether fast implementations are used: HAF_FAST is 1 (the default) or 0. Raises ValueError for another value."""
     value = os.environ.get("HAF_FAST", "1")
     if value not in ("0", "1"):
         raise ValueError(f"HAF_FAST={value} in the environment: choose 1 (fast, the default) or 0 (plain)")
