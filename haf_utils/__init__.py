@@ -15,7 +15,6 @@ The method, one idea a file, in the order in which data flows:
     metrics, statistics     hF, hP, hR; intervals and paired tests
     posteriors, ensembles   predictions of any system; which of them to average, and how
     controls, hatr          the simple systems that say what the parts are worth
-    text_encoders           a sentence encoder as a second text source
     submission              the files that are handed in to the challenge
 
 The machinery, which only runs it:

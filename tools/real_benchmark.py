@@ -19,11 +19,11 @@ import pandas as pd
 
 from haf_utils.captions import add_text
 from haf_utils.datasets import load_bsd
-from haf_utils.experiment.real_benchmark import LABEL, finding, forest_groups, read_variants, variant_table, word_table
 from haf_utils.io.files import atomic_write
 from haf_utils.plots import style
 from haf_utils.plots.ablations import forest
-from haf_utils.text_encoders import embed_texts
+from tools.real_benchmark_tables import LABEL, finding, forest_groups, read_variants, variant_table, word_table
+from tools.text_encoders import embed_texts
 
 NAME = "07_real_benchmark"
 

@@ -29,6 +29,7 @@ __all__ = [
     "errors_inside_parent",
     "head_twin",
     "joint_recipes",
+    "on_clips",
     "one_fold",
     "one_seed",
     "pool",
@@ -36,6 +37,8 @@ __all__ = [
     "recipe_of",
     "score",
     "severity",
+    "standing",
+    "told",
     "verdict",
     "without_tta",
     "write_table",
@@ -160,10 +163,14 @@ def one_seed(pooled: Pooled, seed: int) -> Pooled:
 
 def one_fold(pooled: Pooled, fold: int) -> Pooled:
     """The predictions of one fold's test clips."""
-    here = pooled.folds == fold
-    rows = {name: getattr(pooled, name)[here] for name in ("ids", "labels", "folds")}
-    arrays = {name: getattr(pooled, name)[:, here] for name in ("probabilities", "plain", "weights")}
-    return dataclasses.replace(pooled, name=f"{pooled.name}, fold {fold}", **rows, **arrays)
+    return on_clips(pooled, pooled.folds == fold, f"fold {fold}")
+
+
+def on_clips(pooled: Pooled, chosen: np.ndarray, which: str) -> Pooled:
+    """The predictions of the clips for which `chosen` (N,) is true; `which` describes them in the name."""
+    rows = {name: getattr(pooled, name)[chosen] for name in ("ids", "labels", "folds")}
+    arrays = {name: getattr(pooled, name)[:, chosen] for name in ("probabilities", "plain", "weights")}
+    return dataclasses.replace(pooled, name=f"{pooled.name}, {which}", **rows, **arrays)
 
 
 def recipe_of(config: FinetuneConfig) -> dict[str, object]:
@@ -287,7 +294,21 @@ def verdict(difference: Mapping | Difference, metric: str = "hF") -> str:
         return f"raises {metric}: {shown}"
     if high < 0:
         return f"lowers {metric}: {shown}"
-    return f"the interval covers zero, this data cannot tell: {shown}"
+    return f"cannot be told from none on these clips ({metric}): {shown}"
+
+
+def standing(differences: Mapping[str, Difference]) -> str:
+    """Sentences about a system's place beside others, from its score minus theirs: name -> `Difference`."""
+    ahead = [name for name, difference in differences.items() if difference.low > 0]
+    behind = [name for name, difference in differences.items() if difference.high < 0]
+    open_ = [name for name in differences if name not in ahead + behind]
+    sentences = {"Ahead of {}.": ahead, "**Behind {}.**": behind, "Not told apart from {}: zero is covered.": open_}
+    return " ".join(sentence.format(", ".join(names)) for sentence, names in sentences.items() if names)
+
+
+def told(table: pd.DataFrame) -> pd.Series:
+    """Whether the interval of a row (low, high) excludes zero: boolean Series with the index of `table`."""
+    return (table["low"] > 0) | (table["high"] < 0)
 
 
 def write_table(table: pd.DataFrame, folder: Path | str) -> None:

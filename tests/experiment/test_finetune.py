@@ -380,7 +380,7 @@ def test_embeddings_alone_train_a_head_and_nothing_else(tiny, tmp_path):
         {"modality": "audio", "gating": False, "extra_weight": 0.0},
         {"modality": "text", "shuffle_texts": True},
         {"fusion": "concatenation", "split": "uploader", "fold": 4},
-        {"fusion": "mean", "accumulation": 3, "data_share": 0.5},
+        {"fusion": "mean", "data_share": 0.5},
         {"system": "text_aux"},
         {"system": "text_aux", "text_at_inference": True},
         {"initialisation": "random"},

@@ -140,7 +140,8 @@ def test_the_command_line_names_what_is_wrong_and_what_it_would_do(dataset, tmp_
     assert main(["sweep", "train=head", "--runs-per-job", "5", *where]) == 2
     assert "--runs-per-job is for a Slurm cluster: pass --slurm" in capsys.readouterr().err
     assert main(["sweep", "train=head", "fold=0,1", "--plan", *where]) == 0
-    assert capsys.readouterr().out.split() == ["haf-head_f0_s0", "haf-head_f1_s0"]
+    plan = [line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert plan == [["to do", "haf-head_f0_s0"], ["to do", "haf-head_f1_s0"]]
     assert not list(tmp_path.iterdir())
 
 

@@ -22,7 +22,7 @@ from haf_utils.metrics import hierarchical_scores
 from haf_utils.posteriors import Posteriors, read
 from haf_utils.statistics import bootstrap, interval, mcnemar, paired_difference
 from haf_utils.taxonomy import CLASSES
-from haf_utils.text_encoders import sentence_classifier
+from tools.text_encoders import sentence_classifier
 
 __all__ = [
     "LABEL",

@@ -8,7 +8,11 @@ from sklearn.linear_model import LogisticRegression
 
 from haf_utils.captions import add_text
 from haf_utils.datasets import load_bsd
-from haf_utils.experiment.real_benchmark import (
+from haf_utils.metrics import hierarchical_scores
+from haf_utils.posteriors import Posteriors
+from haf_utils.taxonomy import CLASSES
+from tools.real_benchmark import main
+from tools.real_benchmark_tables import (
     AVERAGES,
     WORDS,
     blend,
@@ -20,10 +24,6 @@ from haf_utils.experiment.real_benchmark import (
     variant_table,
     word_table,
 )
-from haf_utils.metrics import hierarchical_scores
-from haf_utils.posteriors import Posteriors
-from haf_utils.taxonomy import CLASSES
-from tools.real_benchmark import main
 
 CLIPS = 1150
 LABELS = np.arange(CLIPS) % 23

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from haf_utils.io.third_party import provide_operators
-from haf_utils.text_encoders import embed_texts, encode_texts, sentence_classifier
+from tools.text_encoders import embed_texts, encode_texts, sentence_classifier
 
 TEXTS = ["rain", "a dog barks at the rain", "", "dog", "the rain at a dog"]
 
