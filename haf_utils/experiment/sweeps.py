@@ -113,8 +113,10 @@ def sweep(
 
 
 def state(recipe: Recipe, retrain: bool = False) -> str:
-    """What a sweep would do with a run: "finished", "other code" (finished, and used), "failed" before, or "to do"; by its
-    parameters alone, since to look at the data would decode them."""
+    """What a sweep would do with a run: "finished", "other code" (finished, and used), "failed" before, or "to do".
+
+    By its parameters alone: to look at the data would decode them.
+    """
     place = find(recipe, retrain, look_at_data=False)
     if place is None:
         return "failed" if error_file(recipe).is_file() else "to do"

@@ -105,9 +105,14 @@ def test_missing_folds_and_other_data_are_named(folder):
         pool(runs, BASE)
     for run in first:
         del run.config["digests"]["dataset"]
+    one, other = pool(runs, BASE, [0]), pool(runs, BASE, [2])
+    with pytest.raises(ValueError, match="no seed in common"):
+        compare(one, dataclasses.replace(one, seeds=(9,)), np.random.default_rng(0))
+    with pytest.raises(ValueError, match="no clip in common"):
+        compare(one, other, np.random.default_rng(0))
     runs[0].config["config"]["fold"], runs[3].config["config"]["fold"] = 1, 0
-    with pytest.raises(ValueError, match="no .* in common"):
-        compare(pool(runs, BASE, [0]), dataclasses.replace(pool(runs, BASE, [2]), seeds=(9,)), np.random.default_rng(0))
+    with pytest.raises(ValueError, match="different clips"):
+        pool(runs, BASE, [0])
 
 
 def test_half_written_and_foreign_run_folders_are_left_out_by_name(folder):
