@@ -161,7 +161,7 @@ def test_processes_on_a_cpu_keep_freed_memory_unless_a_user_sets_it_otherwise(ow
             os.environ.pop(name, None)
         show = subprocess.run(["make", "-s", "-f", "-", "show"], input=makefile, capture_output=True, text=True)
         assert show.stdout.split() == expected
-        sweeps._start_locally([FinetuneConfig("", "")], tmp_path, 1, None)
+        sweeps._start_locally([FinetuneConfig("", "")], tmp_path, 1, None, False)
         assert started == [expected]
         pipeline.main(["--data", str(tmp_path / "absent")])
         assert [os.environ[name] for name in names] == expected
