@@ -138,7 +138,8 @@ def embeddings(
     clap, parts = None, []
     for origin in corpus.table["origin"].unique():
         rows = np.flatnonzero(corpus.table["origin"] == origin)
-        used = " ".join([checkpoint_digest(source, seed), profile_name, *code_digests("haf_utils.clap").values()])
+        weights = checkpoint_digest(source, seed), checkpoint_digest(tokenizer, 0)
+        used = " ".join([*weights, profile_name, *code_digests("haf_utils.clap").values()])
         key = hashlib.sha256(used.encode() + corpus.row_hashes[rows].tobytes()).hexdigest()[:16]
         file = Path(folder) / f"{origin}-{key}.npz"
         shape = (len(rows), profile(profile_name).clap.embedding)
