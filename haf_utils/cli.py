@@ -151,6 +151,8 @@ def _parser() -> argparse.ArgumentParser:
 def _predict(given) -> int:
     if given.out and Path(given.out).exists() and not given.overwrite:
         raise FileExistsError(f"{given.out} exists: choose another name, or pass --overwrite")
+    if given.out and not (Path(given.out).parent.is_dir() and os.access(Path(given.out).parent, os.W_OK)):
+        raise OSError(f"--out {given.out}: its folder does not exist or cannot be written to")
     if given.views < 0:
         raise ValueError(f"--views {given.views} must be at least 0")
     runs = [given.run, *takewhile(lambda path: (Path(path) / "config.json").is_file(), given.audio)]
@@ -165,11 +167,17 @@ def _predict(given) -> int:
     paths = find_recordings(recordings)
     models = [load_system(run, given.device, given.engine) for run in runs]
     table = classify_files(models, paths, texts, given.weights, given.views)
+    unwritten = None
     if given.out:  # before anything is printed, as whoever reads that may stop reading
-        atomic_write(given.out, lambda path: table.to_csv(path, index=False, float_format="%.6f"))
+        try:
+            atomic_write(given.out, lambda path: table.to_csv(path, index=False, float_format="%.6f"))
+        except OSError as error:  # the work is done: it is printed all the same
+            unwritten = error
     for _, row in table.iterrows():
         print(f"{row['file']}\n    {describe(row)}")
     rows = f"{len(table)} recording{'s' * (len(table) != 1)}"
+    if unwritten:
+        raise OSError(f"{given.out} could not be written ({unwritten}); the classes stand above")
     if given.out:
         print(f"{rows} in {given.out}")
     if len(runs) > 1:

@@ -94,7 +94,28 @@ def read_predictions(path: Path | str) -> dict[str, Predictions]:
     missing = [f"{part}_{name}" for part in parts for name in fields if f"{part}_{name}" not in arrays]
     if missing:
         raise RunError(f"{path} lacks {', '.join(missing)}: delete its run folder and train again")
-    return {part: Predictions(*(arrays[f"{part}_{name}"] for name in fields)) for part in parts}
+    predictions = {part: Predictions(*(arrays[f"{part}_{name}"] for name in fields)) for part in parts}
+    for part, of_part in predictions.items():
+        if problem := _problem(of_part):
+            raise RunError(f"{path}, {part}: {problem}: it was damaged or changed; move its run folder away")
+    return predictions
+
+
+def _problem(p: Predictions) -> str:
+    """What is wrong with predictions, "" if nothing: everything that is scored goes through here."""
+    clips = len(p.ids)
+    if p.labels.shape != (clips,) or p.plain.shape != (clips, len(CLASSES)) or p.weights.shape != (clips, 2):
+        return f"{clips} ids beside labels {p.labels.shape}, posteriors {p.plain.shape}, weights {p.weights.shape}"
+    if p.posteriors.ndim != 3 or p.posteriors.shape[1:] != p.plain.shape or not len(p.posteriors):
+        return f"views of shape {p.posteriors.shape} beside posteriors {p.plain.shape}"
+    if len(np.unique(p.ids)) != clips:
+        return "an id occurs twice"
+    if not np.isin(p.labels, np.arange(-1, len(CLASSES))).all():
+        return f"labels outside -1 to {len(CLASSES) - 1}"
+    for values in (p.plain, p.posteriors):
+        if not np.isfinite(values).all() or (values < 0).any() or np.abs(values.sum(-1) - 1).max(initial=0) > 1e-3:
+            return "posteriors that are not finite, negative or do not sum to 1"
+    return ""
 
 
 def finished(folder: Path | str) -> bool:
@@ -121,13 +142,21 @@ def load_run(folder: Path | str) -> Run:
             f"{folder} is not a finished run, it lacks {', '.join(missing)}: run it again with the same parameters, "
             "it goes on from where it stopped"
         )
+    # sound_ids are no numbers, and "NA" may be one
+    split = _read(folder / "split.csv", lambda path: pd.read_csv(path, dtype=str, keep_default_na=False))
+    predictions = read_predictions(folder / "predictions.npz")
+    if not {"sound_id", "part"} <= set(split.columns):
+        raise RunError(f"{folder / 'split.csv'} has no columns sound_id and part: move its run folder away")
+    trained = set(split.loc[split["part"] == "train", "sound_id"])
+    for part, of_part in predictions.items():
+        if seen := trained & set(of_part.ids.astype(str)):
+            raise RunError(f"{folder} scores clips that it was trained on, in {part}: {', '.join(sorted(seen)[:3])}")
     return Run(
         folder=folder,
         config=config,
-        # sound_ids are no numbers, and "NA" may be one
-        split=_read(folder / "split.csv", lambda path: pd.read_csv(path, dtype=str, keep_default_na=False)),
+        split=split,
         history=_read(folder / "history.csv", pd.read_csv),
-        predictions=read_predictions(folder / "predictions.npz"),
+        predictions=predictions,
         metrics=_read(folder / "metrics.json", lambda path: json.loads(path.read_text("utf-8"))),
     )
 

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -126,3 +127,30 @@ def test_a_failing_write_leaves_the_old_file(tmp_path):
         atomic_write(tmp_path / "a.json", fail)
     assert json.loads((tmp_path / "a.json").read_text("utf-8")) == {"x": "ü"}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+TAMPERED = {
+    "NaN": lambda p: dataclasses.replace(p, plain=np.where(np.arange(5)[:, None] == 2, np.nan, p.plain)),
+    "negative": lambda p: dataclasses.replace(p, plain=p.plain - 0.5),
+    "percent": lambda p: dataclasses.replace(p, posteriors=100 * p.posteriors),
+    "one class less": lambda p: dataclasses.replace(p, plain=p.plain[:, :22]),
+    "one clip less": lambda p: dataclasses.replace(p, labels=p.labels[:-1]),
+    "transposed": lambda p: dataclasses.replace(p, posteriors=p.posteriors.swapaxes(1, 2)),
+    "an id twice": lambda p: dataclasses.replace(p, ids=np.array(["a", "a", "b", "c", "d"])),
+    "a label of no class": lambda p: dataclasses.replace(p, labels=np.full(5, 23)),
+    "no view": lambda p: dataclasses.replace(p, posteriors=p.posteriors[:0]),
+}
+
+
+@pytest.mark.parametrize("how", TAMPERED)
+def test_tampered_predictions_get_no_score(run, how):
+    write_predictions(run / "predictions.npz", {"test": TAMPERED[how](predictions())})
+    with pytest.raises(RunError, match=r"predictions.npz, test: .*move its run folder away"):
+        load_run(run)
+
+
+def test_a_run_that_scores_its_own_training_clips_is_refused(run):
+    split = pd.DataFrame({"sound_id": predictions().ids[:2], "part": ["train", "test"]})
+    split.to_csv(run / "split.csv", index=False)
+    with pytest.raises(RunError, match="scores clips that it was trained on, in .*clip 0"):
+        load_run(run)
