@@ -9,6 +9,7 @@ notebooks keep their own cells: what papermill injected, its timings and the pat
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shutil
 import sys
@@ -17,8 +18,10 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 
+from haf_utils.experiment.finetune import other_code
 from haf_utils.io.files import atomic_write
 from haf_utils.profiles import REPOSITORY
+from haf_utils.runs import finished
 
 __all__ = ["main", "publish_notebook", "publish_table", "with_table"]
 
@@ -94,6 +97,17 @@ def publish_table(table: pd.DataFrame, name: str, note: str = "") -> None:
     print("README.md")
 
 
+def _only_by_other_code(root: Path) -> list[str]:
+    """Runs that no run of today's code stands beside: their numbers are not those of this code."""
+    current: dict[str, bool] = {}
+    for file in sorted(root.glob("*/config.json")):
+        record = json.loads(file.read_text("utf-8"))
+        if "digests" in record and finished(file.parent):  # a run, and no checkpoint of pretraining
+            name = file.parent.name.split("~")[0]
+            current[name] = current.get(name, False) or not other_code(record)
+    return [name for name, is_current in current.items() if not is_current]
+
+
 def _clean(output: nbformat.NotebookNode, number: int) -> nbformat.NotebookNode:
     if "execution_count" in output:
         output.execution_count = number
@@ -109,6 +123,11 @@ def main(arguments: list[str] | None = None) -> int:
     root = Path(parser.parse_args(arguments).runs or REPOSITORY / "runs") / "embedded-mini"
     notebooks = sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb"))
     try:
+        if marked := _only_by_other_code(root):
+            raise PublishError(
+                f"made by other code than today's: {', '.join(marked[:5])}{' …' if len(marked) > 5 else ''}: "
+                "make figures RETRAIN=1 trains them again, beside these"
+            )
         for notebook in notebooks:
             executed = root / "notebooks" / notebook.name
             if not executed.is_file():
@@ -119,8 +138,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     folder = REPOSITORY / "figures"
-    for old in folder.glob("[0-9][0-9]_*.png"):  # and not the benchmark's
-        old.unlink()
+    for notebook in notebooks:  # figures of other sources stay
+        for old in folder.glob(f"{notebook.name[:2]}_*.png"):
+            old.unlink()
     for figure in sorted((root / "figures").glob("*.png")):
         shutil.copyfile(figure, folder / figure.name)
         print(f"figures/{figure.name}")

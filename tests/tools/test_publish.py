@@ -5,7 +5,9 @@ import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from haf_utils.io.files import write_json
 from haf_utils.profiles import REPOSITORY
+from tools import publish
 from tools.publish import PublishError, publish_notebook
 
 
@@ -74,3 +76,11 @@ def test_what_cannot_be_published_is_refused_and_the_notebook_kept(pair, change,
     with pytest.raises(PublishError, match=message):
         publish_notebook(source, executed)
     assert source.read_bytes() == before
+
+
+def test_runs_of_other_code_are_not_published(tmp_path, monkeypatch):
+    monkeypatch.setattr(publish, "other_code", lambda record: ("losses.py",) if record["old"] else ())
+    for name, old in (("a", True), ("a~123456", False), ("b", True), ("c", False)):
+        write_json(tmp_path / name / "config.json", {"digests": {}, "old": old})
+        write_json(tmp_path / name / "metrics.json", {})
+    assert publish._only_by_other_code(tmp_path) == ["b"]  # beside "a" stands a run of today's code
