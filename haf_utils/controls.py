@@ -52,10 +52,7 @@ class MetadataClassifier(ClassifierMixin, BaseEstimator):
         self.prior_ = np.bincount(labels, minlength=len(CLASSES)) / len(labels)
         # In a large collection, a word of one clip is a name or a number; in a small one it may be all there is.
         self.vectorizer_ = TfidfVectorizer(
-            ngram_range=(1, 2),
-            sublinear_tf=True,
-            min_df=2 if len(texts) >= 1000 else 1,
-            token_pattern=r"[^\W_]{2,}",
+            ngram_range=(1, 2), sublinear_tf=True, min_df=2 if len(texts) >= 1000 else 1, token_pattern=r"[^\W_]{2,}"
         )
         has_text = np.array([text != "" for text in texts])
         try:

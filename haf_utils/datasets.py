@@ -42,26 +42,9 @@ from haf_utils.io.layouts import (
 from haf_utils.io.progress import bar
 from haf_utils.taxonomy import CLASSES, TOP_LEVELS
 
-__all__ = [
-    "BSD_COLUMNS",
-    "COLUMNS",
-    "EXTENSIONS",
-    "LAYOUTS",
-    "audio_files",
-    "layout",
-    "leaf_labels",
-    "load",
-    "load_bsd",
-    "load_evaluation",
-    "load_features",
-    "load_fsd50k",
-    "load_nsynth",
-    "features_folder",
-    "official_folds",
-    "read_csv",
-    "read_features",
-    "without",
-]
+__all__ = ["BSD_COLUMNS", "COLUMNS", "EXTENSIONS", "LAYOUTS", "audio_files", "layout", "leaf_labels", "load",
+           "load_bsd", "load_evaluation", "load_features", "load_fsd50k", "load_nsynth", "features_folder",
+           "official_folds", "read_csv", "read_features", "without"]  # fmt: skip
 
 COLUMNS = tuple("sound_id path code label title tags description uploader confidence source".split())
 # Columns of BSD10k-v1.2 and BSD35k-CS. v1.0 has `set` and neither confidence nor description.

@@ -18,15 +18,7 @@ from haf_utils.config import FOLDS
 from haf_utils.io.files import atomic_write
 from haf_utils.taxonomy import CLASSES, to_labels
 
-__all__ = [
-    "PARTS",
-    "deviation",
-    "grouped_folds",
-    "official_folds",
-    "small_classes",
-    "without_uploaders",
-    "write_split",
-]
+__all__ = ["PARTS", "deviation", "grouped_folds", "official_folds", "small_classes", "without_uploaders", "write_split"]
 
 PARTS = ("train", "validation", "test", "evaluation")  # a fold has the first three
 SEED = 1821  # of the official baseline's splits

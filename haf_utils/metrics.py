@@ -14,17 +14,8 @@ import pandas as pd
 
 from haf_utils.taxonomy import CLASSES, PARENT, to_labels
 
-__all__ = [
-    "METRICS",
-    "check_probabilities",
-    "class_scores",
-    "confusion",
-    "error_severity",
-    "expected_calibration_error",
-    "hierarchical_scores",
-    "score_matrix",
-    "scores_from_confusion",
-]
+__all__ = ["METRICS", "check_probabilities", "class_scores", "confusion", "error_severity",
+           "expected_calibration_error", "hierarchical_scores", "score_matrix", "scores_from_confusion"]  # fmt: skip
 
 METRICS = ("hP", "hR", "hF", "h_accuracy", "accuracy", "top_accuracy", "macro_accuracy", "macro_top_accuracy")
 

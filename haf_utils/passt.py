@@ -38,21 +38,11 @@ SHORTEST = N_FFT // 2 + 2  # samples: pre-emphasis removes one, and the reflecte
 SHA256 = {"passt_s_swa_p16_128_ap476": "302903fa8c4aee817b11dc982da0b29aaf8d11a3e722420476d0a12c9db70c2c"}
 
 
-# The mel front end ----------------------------------------------------------------------------------------------------
-
-
 @cache
 def _window_and_filters(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Hann window (800,) and mel filters (128, 513), float32."""
     filters = mel_filter_bank(
-        N_FFT // 2 + 1,
-        MEL_BINS,
-        FMIN,
-        FMAX,
-        SAMPLE_RATE,
-        norm=None,
-        mel_scale="kaldi",
-        triangularize_in_mel_space=True,
+        N_FFT // 2 + 1, MEL_BINS, FMIN, FMAX, SAMPLE_RATE, norm=None, mel_scale="kaldi", triangularize_in_mel_space=True
     )
     window = torch.hann_window(WINDOW, periodic=False)
     return window.to(device), torch.from_numpy(filters.T).float().contiguous().to(device)
@@ -82,9 +72,6 @@ def _log_mel(waveforms: torch.Tensor) -> torch.Tensor:
     spectrum = torch.stft(emphasised, N_FFT, HOP, WINDOW, window=window, center=True, return_complex=True)
     power = spectrum.real.square() + spectrum.imag.square()
     return ((filters @ power + FLOOR).log() + SHIFT) / SCALE
-
-
-# The network ----------------------------------------------------------------------------------------------------------
 
 
 class PasstNetwork(nn.Module):
@@ -146,9 +133,6 @@ def _patchout(patches: torch.Tensor, count: int, dim: int) -> torch.Tensor:
     size = patches.shape[dim]
     kept = torch.randperm(size)[: size - count].sort().values
     return patches.index_select(dim, kept.to(patches.device))
-
-
-# Weights --------------------------------------------------------------------------------------------------------------
 
 
 def build_passt(config: PasstConfig, weights: str | Path = "random", seed: int = 0) -> PasstNetwork:

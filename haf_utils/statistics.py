@@ -17,16 +17,8 @@ from scipy.stats import binomtest
 from haf_utils.metrics import METRICS, class_scores, confusion, scores_from_confusion
 from haf_utils.taxonomy import CLASSES, to_labels
 
-__all__ = [
-    "Difference",
-    "McNemar",
-    "bootstrap",
-    "bootstrap_classes",
-    "decimals",
-    "interval",
-    "mcnemar",
-    "paired_difference",
-]
+__all__ = ["Difference", "McNemar", "bootstrap", "bootstrap_classes", "decimals", "interval", "mcnemar",
+           "paired_difference"]  # fmt: skip
 
 
 def _systems(y_true, predictions) -> tuple[np.ndarray, np.ndarray]:

@@ -37,9 +37,6 @@ class CheckpointError(ValueError):
     """A file that is no usable checkpoint; the message names the file, what is wrong and what to do."""
 
 
-# Reading pickles ------------------------------------------------------------------------------------------------------
-
-
 def _plain_number(dtype: np.dtype, data: bytes) -> bool | int | float | complex:
     """In place of numpy.core.multiarray.scalar: numbers only, never objects."""
     if not isinstance(dtype, np.dtype) or dtype.kind not in "biufc" or not isinstance(data, bytes):
@@ -116,9 +113,6 @@ def _kind(start: bytes) -> str:
     if all(byte in b"\t\n\r" or 32 <= byte < 127 for byte in start):
         return f"a text file, no checkpoint: it begins {start[:40].decode('ascii')!r}"
     return "no checkpoint of any known format"
-
-
-# States ---------------------------------------------------------------------------------------------------------------
 
 
 def read_state(path) -> dict[str, torch.Tensor]:

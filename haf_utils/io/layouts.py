@@ -17,18 +17,8 @@ from pathlib import Path
 
 import pandas as pd
 
-__all__ = [
-    "EXTENSIONS",
-    "LAYOUTS",
-    "audio_files",
-    "csv_rows",
-    "expect_layout",
-    "layout",
-    "metadata_file",
-    "nsynth_files",
-    "read_csv",
-    "read_json",
-]
+__all__ = ["EXTENSIONS", "LAYOUTS", "audio_files", "csv_rows", "expect_layout", "layout", "metadata_file",
+           "nsynth_files", "read_csv", "read_json"]  # fmt: skip
 
 EXTENSIONS = (".wav", ".flac", ".ogg", ".mp3")  # where a clip is there twice, the first of these wins
 

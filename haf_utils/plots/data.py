@@ -25,25 +25,9 @@ from haf_utils.io.recordings import AudioError, decode, header
 from haf_utils.plots.style import CLASS_COLOURS, COLOURS, colour_labels
 from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS, TOP_NAMES
 
-__all__ = [
-    "audio_figure",
-    "class_axis",
-    "clip_figure",
-    "concentration",
-    "count_figure",
-    "draw_spectrogram",
-    "folds_to_show",
-    "gap_figure",
-    "headers",
-    "levels",
-    "load_excerpt",
-    "mel_decibels",
-    "sound_profile",
-    "spectrogram_wall",
-    "split_figure",
-    "token_figure",
-    "uploader_figure",
-]
+__all__ = ["audio_figure", "class_axis", "clip_figure", "concentration", "count_figure", "draw_spectrogram",
+           "folds_to_show", "gap_figure", "headers", "levels", "load_excerpt", "mel_decibels", "sound_profile",
+           "spectrogram_wall", "split_figure", "token_figure", "uploader_figure"]  # fmt: skip
 
 EXCERPT_SECONDS = 30.0  # BSD's clips are no longer
 MEL_RATE, WINDOW, HOP = 32_000, 1280, 320  # Hz; samples: windows of 40 ms, every 10 ms
@@ -51,9 +35,6 @@ BANDS, LOW, HIGH = 64, 50.0, 14_000.0  # CLAP's mel bands (Slaney) and their ran
 FLOOR = -80.0  # dB relative to a clip's loudest band and frame
 SILENCE = 1e-6  # mel power that counts as silence: far below the rounding of 16 bits
 MEL_COLOURS = {"cmap": "magma", "vmin": FLOOR, "vmax": 0, "interpolation": "nearest"}
-
-
-# Measurements ---------------------------------------------------------------------------------------------------------
 
 
 def folds_to_show(table: pd.DataFrame, seed: int = 0) -> tuple[list, str]:
@@ -130,9 +111,6 @@ def concentration(table: pd.DataFrame) -> pd.DataFrame:
             "effective": np.exp(-(share * np.log(share)).sum()),
         }
     return pd.DataFrame.from_dict(rows, orient="index").reindex([code for code in CLASSES if code in rows])
-
-
-# Pictures -------------------------------------------------------------------------------------------------------------
 
 
 def class_axis(axes: Axes, names: bool = True) -> np.ndarray:

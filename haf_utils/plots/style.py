@@ -23,22 +23,9 @@ from haf_utils.metrics import confusion
 from haf_utils.profiles import REPOSITORY, profile
 from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS, TOP_NAMES
 
-__all__ = [
-    "AUDIO",
-    "CLASS_COLOURS",
-    "COLOURS",
-    "TEXT",
-    "colour_labels",
-    "confusion_matrix",
-    "frame_top_levels",
-    "learning_curves",
-    "per_class_bars",
-    "publish",
-    "save",
-    "style",
-    "synthetic_note",
-    "top_level_legend",
-]
+__all__ = ["AUDIO", "CLASS_COLOURS", "COLOURS", "TEXT", "colour_labels", "confusion_matrix",
+           "frame_top_levels", "learning_curves", "per_class_bars", "publish", "save", "style",
+           "synthetic_note", "top_level_legend"]  # fmt: skip
 
 # One colour a top level (Okabe and Ito's colour-blind safe set), ordered so that lightness differs between neighbours.
 COLOURS: dict[str, str] = {"m": "#0072B2", "is": "#E69F00", "sp": "#882255", "fx": "#009E73", "ss": "#56B4E9"}

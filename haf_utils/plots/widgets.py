@@ -88,9 +88,7 @@ def data_explorer(table: pd.DataFrame, sound_id: str = "") -> ipywidgets.VBox:
 
 
 def prediction_explorer(
-    groups: Mapping[str, Sequence[str]],
-    picture: Callable[[str], Figure],
-    sound: Callable[[str], bytes] | None = None,
+    groups: Mapping[str, Sequence[str]], picture: Callable[[str], Figure], sound: Callable[[str], bytes] | None = None
 ) -> ipywidgets.VBox:
     """Menus of a group of clips and of a clip; the clip's predictions, and a player.
 
