@@ -62,6 +62,7 @@ class Pooled:
     weights: np.ndarray
     training_clips: float  # mean over folds
     absent_classes: tuple[int, ...]  # labels without a training clip in some fold
+    by_other_code: bool = False  # whether other code than the present made any of the runs
 
     @property
     def predicted(self) -> np.ndarray:
@@ -146,6 +147,7 @@ def pool(runs: Sequence[Run], wanted: FinetuneConfig, folds: Sequence[int] = ran
         weights=stack("weights"),
         training_clips=float(np.mean([(split["part"] == "train").sum() for split in splits])),
         absent_classes=tuple(sorted({label for run in chosen[0] for label in run.metrics["absent_classes"]})),
+        by_other_code=any(other_code(run.config) for row in chosen for run in row),
     )
 
 

@@ -17,11 +17,17 @@ __all__ = ["data_curves", "forest", "severity_bars"]
 _UP, _DOWN, _OPEN = "#0072B2", "#D55E00", "0.55"  # above zero, below zero, covers zero
 
 
-def forest(groups: Mapping[str, pd.DataFrame], title: str = "", label: str = "difference in hF (points)") -> Figure:
+def forest(
+    groups: Mapping[str, pd.DataFrame],
+    title: str = "",
+    label: str = "difference in hF (points)",
+    reach: float = np.inf,
+) -> Figure:
     """Forest plot: a row a variant with its difference and 95 % interval, under a heading a group.
 
     groups: heading -> DataFrame indexed by variant with estimate, low, high (fractions) and p_value (McNemar).
-    Filled markers: the interval excludes zero; hollow grey ones: it covers zero.
+    Filled markers: the interval excludes zero; hollow grey ones: it covers zero. reach: the axis ends at most this many
+    points from zero, and an estimate beyond is a triangle at its end.
     """
     rows = sum(len(table) + 1.4 for table in groups.values())
     figure, axes = plt.subplots(figsize=(9, 0.8 + 0.27 * rows))
@@ -41,7 +47,9 @@ def forest(groups: Mapping[str, pd.DataFrame], title: str = "", label: str = "di
             significant = low > 0 or high < 0
             colour = (_UP if low > 0 else _DOWN) if significant else _OPEN
             axes.plot([low, high], [place, place], color=colour, lw=2.2 if significant else 1.4, solid_capstyle="butt")
-            axes.plot(estimate, place, "o", ms=6, mec=colour, mfc=colour if significant else "white")
+            marker = "o" if abs(estimate) <= reach else "<" if estimate < 0 else ">"
+            fill = colour if significant else "white"
+            axes.plot(np.clip(estimate, -reach, reach), place, marker, ms=6, mec=colour, mfc=fill, clip_on=False)
             digits = decimals(low, high)
             write(place, f"{estimate:+5.1f}  [{low:+.{digits}f}, {high:+.{digits}f}]", 8, family="monospace")
             p_value = "<.001" if row["p_value"] < 0.001 else f"{row['p_value']:.3f}".lstrip("0")
@@ -53,8 +61,9 @@ def forest(groups: Mapping[str, pd.DataFrame], title: str = "", label: str = "di
     write(-0.9, "estimate [95 % interval]", 8, weight="bold")
     write(-0.9, "McNemar p", 145, weight="bold")
     axes.axvline(0, color="0.2", lw=1)
+    left, right_end = axes.get_xlim()
     axes.set_yticks(ticks, names)
-    axes.set(ylim=(place, -1.3), xlabel=label, title=title)
+    axes.set(xlim=(max(left, -reach), min(right_end, reach)), ylim=(place, -1.3), xlabel=label, title=title)
     axes.grid(axis="y", visible=False)
     return figure
 
