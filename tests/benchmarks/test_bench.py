@@ -89,6 +89,11 @@ def recordings(tmp_path_factory):
     return root, root / "metadata" / "BSD10k_metadata.csv"
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # of networks converted for OpenVINO
+
+
 @pytest.fixture
 def embedded(recordings, monkeypatch):
     """The recordings in place of the embedded dataset."""
