@@ -11,6 +11,7 @@ from haf_utils.config import FinetuneConfig
 from haf_utils.experiment.assembly import SHIPPED
 from haf_utils.experiment.predict import classify_files, find_recordings, load_system, predict_again, read_texts
 from haf_utils.experiment.workspace import Workspace
+from haf_utils.fast import htsat
 from haf_utils.io.files import write_json
 from haf_utils.profiles import REPOSITORY, profile
 from haf_utils.runs import RunError, load_run
@@ -81,6 +82,17 @@ def test_more_views_begin_with_those_that_the_run_recorded(runs, name, work):
     again, recorded = predict_again(run, "test", 3, space), run.part("test")
     assert again.ids.tolist() == recorded.ids.tolist() and again.posteriors.shape[0] == 3
     np.testing.assert_allclose(again.posteriors[:2], recorded.posteriors, atol=1e-6)
+
+
+def test_openvino_gives_the_posteriors_of_torch(runs, models, texts, work, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    paths = [work / f"data/audio/{clip}.wav" for clip in (0, 1, 2)]  # the first is longer than a window
+    expected = classify_files([models["joint"]], paths, texts, views=1)[list(CLASSES)]
+    by_openvino = load_system(runs["joint"], engine="openvino")
+    monkeypatch.setattr(htsat, "encode", None)  # PyTorch's forward pass
+    found = classify_files([by_openvino], paths, texts, views=1)[list(CLASSES)]
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    assert by_openvino.clap.network.encoder is None
 
 
 def test_views_are_random_windows_and_repeat_exactly(models, texts, work):
@@ -176,6 +188,7 @@ def test_the_command(runs, work, tmp_path, capsys):
         (["RUN", "x.wav", "--weights", "1", "2"], "weights must be one a model, 1 in all"),
         (["RUN", "x.wav", "--metadata", "METADATA"], "needs a column"),
         (["RUN", "x.wav", "--device", "cuda:77"], "cuda"),
+        (["RUN", "x.wav", "--engine", "openvino"], "PaSST, which PyTorch alone embeds"),
     ],
 )
 def test_wrong_arguments(runs, tmp_path, capsys, arguments, message):
