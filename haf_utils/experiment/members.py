@@ -84,9 +84,9 @@ REPORTED = {"task1-1": 0.7656, "task1-2": 0.7663, "task1-3": 0.7892}  # accuracy
 # How CLAP members are trained: jointly, as in the report, or, where minutes count, on frozen embeddings.
 TRAIN = {"full": "joint", "mini": "head", "tiny": "head"}
 
-# PaSST without pretrained weights (small profiles) stays far behind CLAP, however it is trained on two thousand clips:
-# a few epochs, at rates for random weights, are enough to have a member of another kind.
-FROM_SCRATCH = {"epochs": 4, "batch": 16, "classifier_rate": 1e-3, "backbone_rate": 1e-3, "extra_weight": 0.0}
+# PaSST of the small profiles, which trains jointly where the other members train heads: few and small steps, without
+# BSD35k-CS, since it takes as long as all of them together. So the report's and ours are one run there.
+SMALL_PASST = {"epochs": 3, "batch": 16, "classifier_rate": 3e-3, "backbone_rate": 3e-4, "extra_weight": 0.0}
 
 
 def systems_called(which: str = "") -> dict[str, tuple[tuple[str, ...], str]]:
@@ -128,8 +128,8 @@ def member_configs(
         own = {"train": train, "fold": fold} | fields | {"seed": seed + fields.get("seed", 0)}
         if "extra_weight" in fields and extra_weight is not None:
             own["extra_weight"] = extra_weight
-        if fields.get("system") == "passt" and not (profile(space.profile).passt_checkpoint or space.passt):
-            own |= FROM_SCRATCH
+        if fields.get("system") == "passt" and profile(space.profile).embedded and not space.passt:
+            own |= SMALL_PASST
         checkpoint = Path(space.runs) / fields.get("initialisation", "")
         if "initialisation" in fields and not has_audio:
             absent[name] = "it embeds audio, and this dataset has none"
