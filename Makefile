@@ -6,22 +6,20 @@ BIN := $(VENV)/bin
 INSTALL = $(if $(shell command -v uv 2>/dev/null),uv pip install --quiet --compile-bytecode --python $(BIN)/python,\
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
-DATA ?=
-EXTRA ?=
-EVALUATION ?=
-FSD50K ?=
-NSYNTH ?=
-PROFILE ?= mini
-DEVICE ?= cpu
 RUNS ?= runs
-SCRATCH ?=
 PROCESSES ?= 2
 ARGS ?=
+# What `make run` can be given, DATA=folder as --data folder; `make settings` says what each of them means.
+SETTINGS := DATA EXTRA EVALUATION FSD50K NSYNTH PROFILE DEVICE RUNS SCRATCH ONLY SYSTEMS FOLDS SEEDS PRECISION BATCH \
+	ACCUMULATION EPOCHS VIEWS WORKERS EXTRA_WEIGHT CHECKPOINT TOKENIZER PASST SURNAME INSTITUTION SET
+VARIABLES := $(SETTINGS) RETRAIN PYTHON VENV PROCESSES ARGS QUICK CONFIRM HAF_FAST HAF_PROGRESS
+UNKNOWN := $(filter-out $(VARIABLES),$(foreach v,$(.VARIABLES),$(if $(findstring command line,$(origin $v)),$v)))
+$(if $(strip $(UNKNOWN)),$(error unknown variable $(strip $(UNKNOWN)): there are $(VARIABLES)))
 # On a CPU glibc keeps freed memory: otherwise every step of a training faults its pages in again.
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= -1
 
-.PHONY: help install run test test-fast test-slow lab figures bench lint types clean
+.PHONY: help install run settings test test-fast test-slow lab figures bench lint types clean clean-runs
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -30,6 +28,7 @@ help:  ## list the targets
 	@echo "make run [DATA=folder in BSD10k layout] [EXTRA=BSD35k-CS] [EVALUATION=evaluation set]"
 	@echo "         [FSD50K=folder] [NSYNTH=folder of nsynth-<split> folders]"
 	@echo "         [PROFILE=mini|full] [DEVICE=cpu|cuda] [RUNS=runs] [SCRATCH=folder for audio stores]"
+	@echo "         [ARGS=--plan] [RETRAIN=1] [SET=\"06.views=20 04.epochs=5\"] and what make settings lists"
 	@echo "make bench [QUICK=1] [RUNS=runs] [ARGS=\"--stages\" …]"
 
 $(VENV)/.installed: requirements.txt pyproject.toml
@@ -46,9 +45,11 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 install: $(VENV)/.installed  ## build .venv from the pinned requirements
 
 run: install  ## the main job: dataset, notebooks, results table (6 minutes on two cores)
-	@$(BIN)/python -m tools.run_notebooks --data "$(DATA)" --extra "$(EXTRA)" --evaluation "$(EVALUATION)" \
-		--fsd50k "$(FSD50K)" --nsynth "$(NSYNTH)" \
-		--profile "$(PROFILE)" --device "$(DEVICE)" --runs "$(RUNS)" --scratch "$(SCRATCH)" $(ARGS)
+	@$(BIN)/python -m tools.run_notebooks $(if $(RETRAIN),--retrain) \
+		$(foreach v,$(SETTINGS),$(if $($v),--$(shell echo $v | tr A-Z_ a-z-) "$($v)")) $(ARGS)
+
+settings: install  ## what make run can be given: DATA=folder is --data folder
+	@$(BIN)/python -m tools.run_notebooks --help
 
 PYTEST = $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder
 
@@ -77,5 +78,14 @@ lint: install  ## ruff, for code and notebooks
 types: install  ## mypy, for the flat files of haf_utils
 	@$(BIN)/mypy
 
-clean:  ## remove what runs left behind (runs/, the embedded dataset), keep .venv
-	rm -rf runs data/mini data/tiny
+clean:  ## remove the embedded dataset and the caches of tests and lint; trained models stay
+	rm -rf data/mini data/tiny .pytest_cache .ruff_cache .mypy_cache .hypothesis
+
+clean-runs:  ## list the results and trained models in RUNS; with CONFIRM=1 remove them
+	@for folder in "$(RUNS)"/*-mini "$(RUNS)"/*-full "$(RUNS)"/*-tiny "$(RUNS)"/*-mini-?????? "$(RUNS)"/*-full-??????; do \
+		test -d "$$folder" || continue; \
+		models=$$(find "$$folder" -mindepth 2 -maxdepth 2 -name model.safetensors | wc -l); \
+		echo "$$folder: $$(du -sh "$$folder" | cut -f1), $$models trained models"; \
+		if [ -n "$(CONFIRM)" ]; then rm -rf "$$folder"; fi; \
+	done
+	@echo "$(if $(CONFIRM),removed,nothing was removed: CONFIRM=1 removes all that is listed)"

@@ -12,30 +12,34 @@ import argparse
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
 import pandas as pd
 import papermill
+import yaml
 from nbclient.exceptions import DeadKernelError
 
+from haf_utils.config import FOLDS
+from haf_utils.datasets import load_bsd
 from haf_utils.experiment.code import imported_digests
-from haf_utils.experiment.workspace import Workspace, workspace
+from haf_utils.experiment.workspace import Workspace, caveat, workspace
 from haf_utils.io.files import state, walk, write_json
 from haf_utils.profiles import PROFILES, REPOSITORY, profile
 from tools.preflight import PreflightError, preflight
 
-__all__ = ["main"]
+__all__ = ["Step", "main", "read_set", "steps"]
 
 # For the processes of notebooks on a CPU: a thread that waits for the others soon sleeps. On a machine with other work
 # to do, waiting by spinning slows everything down tenfold. And glibc keeps freed memory, so that the tensors of the
 # next step need not fault their pages in again.
 _ENVIRONMENT = {"GOMP_SPINCOUNT": "10000", "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1"}
-
-_NEEDS = {"03": ("fsd50k", "nsynth")}  # a notebook is left out where it has none of the datasets that it needs
 
 
 def _digest(notebook: Path, parameters: dict, files: str, before: str) -> str:
@@ -54,9 +58,10 @@ def _digest(notebook: Path, parameters: dict, files: str, before: str) -> str:
 def _files_digest(space: Workspace) -> str:
     """Digest of the names, sizes and times of every file of the datasets and the checkpoint."""
     digest = hashlib.sha256()
-    checkpoint = REPOSITORY / profile(space.profile).checkpoint
-    for root in (space.dataset, space.extra, space.evaluation, space.fsd50k, space.nsynth, checkpoint):
-        for file in walk(root) if root else ():  # through links too: audio/ may lie on another disk
+    weights = [REPOSITORY / (space.checkpoint or profile(space.profile).checkpoint), space.tokenizer, space.passt]
+    for root in (space.dataset, space.extra, space.evaluation, space.fsd50k, space.nsynth, *weights):
+        files = walk(root) if root and Path(root).is_dir() else filter(None, [root])
+        for file in files:  # through links too: audio/ may lie on another disk
             size, mtime = state(file)
             digest.update(f"{file} {size} {mtime}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
@@ -85,110 +90,194 @@ def _title(notebook: Path) -> str:
     return first.lstrip("# ").strip()
 
 
+@dataclass(frozen=True)
+class Step:
+    """A notebook to run: parameters are those of what was given that it declares, and its own; key: where its output
+    and state are kept."""
+
+    notebook: Path
+    parameters: dict
+    key: str
+
+
+def steps(notebooks: Sequence[Path], shared: Mapping, own: Mapping[str, Mapping], ours_first: bool) -> list[Step]:
+    """The notebooks in the order in which they run. shared: parameters of every notebook; own: of one alone, by number.
+
+    ours_first: notebook 06 runs for "ours" before continued pretraining, again for all systems after it, and the
+    ablations come last. Raises ValueError that lists the parameters of the notebook for one that it does not have.
+    """
+    known = {path: papermill.inspect_notebook(str(path)) for path in notebooks}
+    order = [(path, {}, path.name) for path in notebooks]
+    if ours_first and not shared.get("systems_of"):
+        by_number = {path.name[:2]: entry for path, entry in zip(notebooks, order, strict=True)}
+        ensemble = by_number["06"][0]
+        by_number["06, ours"] = ensemble, {"systems_of": "ours"}, f"{ensemble.stem}_ours.ipynb"
+        order = [by_number[number] for number in ("01", "02", "04", "06, ours", "03", "06", "05")]
+    numbers = {path.name[:2] for path in notebooks}
+    for number in own:
+        if number not in numbers:
+            raise ValueError(f"SET {number}: there is no such notebook, only {', '.join(sorted(numbers))}")
+    found = []
+    for path, extra, key in order:
+        declared, mine = known[path], own.get(path.name[:2], {})
+        for name, value in mine.items():
+            if name not in declared:
+                raise ValueError(f"SET {path.name[:2]}.{name}: this notebook has {', '.join(declared)}")
+            kind = declared[name]["inferred_type_name"]
+            fits = {"int": int, "float": (int, float), "bool": bool, "str": str, "list": list}.get(kind, object)
+            if value is not None and (not isinstance(value, fits) or isinstance(value, bool) and kind != "bool"):
+                raise ValueError(f"SET {path.name[:2]}.{name}={value!r} is no {kind}")
+        parameters = {name: value for name, value in (shared | extra).items() if name in declared} | mine
+        if isinstance(parameters.get("folds"), int) and declared["folds"]["inferred_type_name"] == "list":
+            parameters["folds"] = list(range(parameters["folds"]))
+        found.append(Step(path, parameters, key))
+    return found
+
+
+def read_set(text: str) -> dict[str, dict]:
+    """Parameters by notebook from `06.folds=5 04.epochs=2`; values as in YAML. Raises ValueError for other texts."""
+    found: dict[str, dict] = {}
+    for item in shlex.split(text):
+        name, separator, value = item.partition("=")
+        number, dot, parameter = name.partition(".")
+        if not (separator and dot):
+            raise ValueError(f"SET {item!r}: write NOTEBOOK.PARAMETER=VALUE, such as 06.folds=5")
+        found.setdefault(number, {})[parameter] = yaml.safe_load(value)
+    return found
+
+
+_FOLDERS = {  # flag -> parameter of the notebooks, help
+    "data": ("dataset", "folder in BSD10k layout (default: the embedded dataset)"),
+    "extra": ("extra", "BSD35k-CS, to train on as well"),
+    "evaluation": ("evaluation", "the challenge's evaluation set, to predict"),
+    "fsd50k": ("fsd50k", "FSD50K, for continued pretraining"),
+    "nsynth": ("nsynth", "folder of nsynth-<split> folders, for continued pretraining"),
+    "runs": ("runs", "folder for results (default: runs/ in the repository)"),
+    "scratch": ("scratch", "folder for audio stores and embeddings (default: with the runs)"),
+    "checkpoint": (
+        "checkpoint",
+        "CLAP weights, a file in LAION's format or a checkpoint folder (default: the profile's)",
+    ),
+    "tokenizer": ("tokenizer", "tokenizer.json or its folder (default: the checkpoint's, or RoBERTa's from the hub)"),
+    "passt": ("passt", "PaSST weights, a file in PaSST's format (default: the profile's)"),
+}
+_SETTINGS = {  # flag -> parameter, type, help; a notebook gets those that it declares
+    "precision": ("precision", str, "fp32 or bf16 (default: bf16 on a GPU)"),
+    "batch": ("batch", int, "clips an optimizer step (notebooks 04 and 06)"),
+    "accumulation": ("accumulation", int, "parts of a batch in joint training: less memory, a third more work"),
+    "epochs": ("epochs", int, "of training, at most (notebooks 03, 04 and 06)"),
+    "views": ("tta_views", int, "test-time views (notebooks 04 and 06)"),
+    "workers": ("workers", int, "processes that train side by side (default: one a core, or a GPU)"),
+    "folds": ("folds", int, "official folds of notebooks 05 and 06 (default: the profile's)"),
+    "extra-weight": ("extra_weight", float, "weight of BSD35k-CS's clips in notebook 04 and in the report's systems"),
+    "surname": ("surname", str, "for the name of the submission"),
+    "institution": ("institution", str, "for the name of the submission"),
+    "systems": ("systems_of", str, "ours or report: these systems alone (default: all)"),
+}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the main job; returns 0, 1 where a notebook failed, 2 for wrong arguments, 130 where interrupted."""
     parser = argparse.ArgumentParser(prog="python -m tools.run_notebooks", description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default="", help="folder in BSD10k layout (default: the embedded dataset)")
-    parser.add_argument("--extra", default="", help="BSD35k-CS, to train on as well")
-    parser.add_argument("--evaluation", default="", help="the challenge's evaluation set, to predict")
-    parser.add_argument("--fsd50k", default="", help="FSD50K, for continued pretraining")
-    parser.add_argument("--nsynth", default="", help="folder of nsynth-<split> folders, for continued pretraining")
     parser.add_argument("--profile", default="mini", help=f"one of {', '.join(PROFILES)} (default: mini)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
-    parser.add_argument("--runs", default="", help="folder for results (default: runs/ in the repository)")
-    parser.add_argument("--scratch", default="", help="folder for audio stores and embeddings (default: with the runs)")
+    for flag, (_, text) in _FOLDERS.items():
+        parser.add_argument(f"--{flag}", default="", metavar="PATH", help=text)
+    for flag, (_, kind, text) in _SETTINGS.items():
+        parser.add_argument(f"--{flag}", type=kind, metavar=kind.__name__.upper(), help=text)
+    parser.add_argument("--set", default="", help='parameters of single notebooks: "06.views=20 04.epochs=5"')
     parser.add_argument("--only", default="", help="notebooks to run, by number: 04,06")
     parser.add_argument("--seeds", type=int, default=1, help="of every variant in notebook 05 (default: 1)")
     parser.add_argument("--plan", action="store_true", help="say what would be done, and stop")
     parser.add_argument("--fresh", action="store_true", help="run every notebook again")
+    parser.add_argument("--retrain", action="store_true", help="train again, beside them, runs that other code made")
     given = parser.parse_args(arguments)
     os.environ["HAF_PROGRESS"] = "lines"
     if given.device == "cpu":
         os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
+    notebooks = sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+    wanted = [number.strip() for number in given.only.split(",") if number.strip()]
     try:
-        parameters = {
-            "dataset": _absolute(given.data),
-            "extra": _absolute(given.extra),
-            "evaluation": _absolute(given.evaluation),
-            "fsd50k": _absolute(given.fsd50k),
-            "nsynth": _absolute(given.nsynth),
-            "runs": _absolute(given.runs),
-            "scratch": _absolute(given.scratch),
-            "profile": given.profile,
-            "device": given.device,
-        }
-        space = workspace(**parameters)
-        print("\n".join(preflight(space)))
-    except (PreflightError, ValueError, OSError, subprocess.CalledProcessError) as error:
+        if given.seeds < 1:
+            raise ValueError(f"--seeds {given.seeds}: at least 1")
+        if unknown := [number for number in wanted if not any(path.name.startswith(number) for path in notebooks)]:
+            raise ValueError(f"--only {unknown[0]}: there is no such notebook")
+        where = {name: _absolute(getattr(given, flag)) for flag, (name, _) in _FOLDERS.items()}
+        where |= {"profile": given.profile, "device": given.device}
+        settings = {name: getattr(given, flag.replace("-", "_")) for flag, (name, _, _) in _SETTINGS.items()}
+        settings = {name: value for name, value in settings.items() if value is not None}
+        if settings.get("folds", 1) not in range(1, FOLDS + 1):
+            raise ValueError(f"--folds {settings['folds']}: 1 to {FOLDS}")
+        own = read_set(given.set)
+        own["05"] = {"seeds": list(range(given.seeds))} | own.get("05", {})
+        shared = where | settings | ({"retrain": True} if given.retrain else {})
+        todo = steps(notebooks, shared, own, profile(given.profile).ours_first)
+        space = workspace(**where, precision=settings.get("precision", ""))
+        for line in preflight(space, {step.key: step.parameters for step in todo}):
+            print(line, flush=True)
+    except (PreflightError, TypeError, ValueError, OSError, subprocess.CalledProcessError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ninterrupted before the first notebook; run the same command again", file=sys.stderr)
         return 130
-    if given.plan:
-        return 0
-    if given.seeds < 1:
-        print(f"error: --seeds {given.seeds}: at least 1", file=sys.stderr)
-        return 2
-    wanted = [number.strip() for number in given.only.split(",") if number.strip()]
-    notebooks = sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    unknown = [number for number in wanted if not any(path.name.startswith(number) for path in notebooks)]
-    if unknown:
-        print(f"error: --only {unknown[0]}: there is no such notebook", file=sys.stderr)
-        return 2
-    own = {"05": {"seeds": list(range(given.seeds))}}
-    return _run_all(space, parameters, own, notebooks, wanted, given.fresh)
+    return 0 if given.plan else _run_all(space, todo, wanted, given.fresh)
 
 
-def _run_all(
-    space: Workspace,
-    shared: dict,
-    own: dict[str, dict],
-    notebooks: list[Path],
-    wanted: list[str],
-    fresh: bool,
-) -> int:
-    """Run what is out of date. shared: parameters of every notebook; own: those of one alone, by its number."""
+def _run_all(space: Workspace, todo: Sequence[Step], wanted: Sequence[str], fresh: bool) -> int:
+    """Run what is out of date. A notebook that fails is named, and the others go on."""
     root = Path(space.runs)
     state_file = root / "pipeline.json"
     state = json.loads(state_file.read_text("utf-8")) if state_file.is_file() and not fresh else {}
-    files, before, started = _files_digest(space), "", time.monotonic()
-    for notebook in notebooks:
-        parameters = shared | own.get(notebook.name[:2], {})
-        before = _digest(notebook, parameters, files, before)
-        if wanted and not any(notebook.name.startswith(number) for number in wanted):
+    files, before, started, failed = _files_digest(space), "", time.monotonic(), []
+    scored = False  # whether the table of results is of what was asked for now
+    for step in todo:
+        name = Path(step.key).stem
+        before = _digest(step.notebook, step.parameters, files, before)
+        if wanted and not any(step.key.startswith(number) for number in wanted):
             continue
-        needs = _NEEDS.get(notebook.name[:2], ())
-        if needs and not any(getattr(space, name) for name in needs):
-            print(f"{notebook.stem:<24} left out: it needs {' or '.join(f'--{name}' for name in needs)}", flush=True)
+        if reason := _left_out(step.notebook, space):
+            print(f"{name:<24} left out: {reason}", flush=True)
             continue
-        output = root / "notebooks" / notebook.name
-        if state.get(notebook.name, {}).get("digest") == before and output.is_file():
-            print(f"{notebook.stem:<24} up to date", flush=True)
+        output = root / "notebooks" / step.key
+        if state.get(step.key, {}).get("digest") == before and output.is_file():
+            print(f"{name:<24} up to date", flush=True)
+            scored |= step.key.startswith("06")
             continue
-        print(f"{notebook.stem:<24} {_title(notebook)} …", end="", flush=True)
+        print(f"{name:<24} {_title(step.notebook)} …", end="", flush=True)
         begun = time.monotonic()
         try:
-            _run_notebook(notebook, output, parameters)
+            _run_notebook(step.notebook, output, step.parameters)
         except KeyboardInterrupt:
-            print(f"\ninterrupted in {notebook.name}; the same command goes on from there", file=sys.stderr)
+            print(f"\ninterrupted in {step.key}; the same command goes on from there", file=sys.stderr)
             return 130
-        except DeadKernelError:
-            print(f" failed\n{notebook.name}: its kernel was killed, most likely for want of memory", file=sys.stderr)
-            return 1
-        except papermill.PapermillExecutionError as error:
-            print(
-                f" failed\n{error.ename}: {error.evalue}\nthe notebook up to its error: {_shown(output)}",
-                file=sys.stderr,
-            )
-            return 1
+        except (DeadKernelError, papermill.PapermillExecutionError) as error:
+            killed = "its kernel was killed, most likely for want of memory"
+            reason = killed if isinstance(error, DeadKernelError) else f"{error.ename}: {error.evalue}"
+            print(f" failed\n{reason}\nthe notebook up to its error: {_shown(output)}", file=sys.stderr, flush=True)
+            failed.append(step.key)
+            before += "failed"  # those after it run again once it works
+            continue
         seconds = time.monotonic() - begun
         print(f" {seconds:.0f} s", flush=True)
-        state[notebook.name] = {"digest": before, "seconds": round(seconds, 1)}
+        state[step.key] = {"digest": before, "seconds": round(seconds, 1)}
         write_json(state_file, state)
+        scored |= step.key.startswith("06")
     print(f"done in {time.monotonic() - started:.0f} s\n")
-    _print_results(root, Path(space.scratch))
-    return 0
+    _print_results(root, space, scored)
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
+
+
+def _left_out(notebook: Path, space: Workspace) -> str:
+    """Why a notebook cannot run on these datasets; "" where it can."""
+    if not notebook.name.startswith("03"):
+        return ""
+    if not (space.fsd50k or space.nsynth):
+        return "it needs --fsd50k or --nsynth"
+    embedded_only = load_bsd(space.dataset)["path"].isna().all()
+    return "what it trains embeds audio, and this dataset has none" if embedded_only else ""
 
 
 def _shown(path: Path) -> str:
@@ -197,13 +286,15 @@ def _shown(path: Path) -> str:
     return relative if not relative.startswith("..") else str(path)
 
 
-def _print_results(root: Path, scratch: Path) -> None:
+def _print_results(root: Path, space: Workspace, scored: bool) -> None:
     table = root / "results.csv"
     if table.is_file():
+        if not scored:
+            print(f"notebook 06 has not run: this table is of {time.ctime(table.stat().st_mtime)}")
         results = pd.read_csv(table, dtype=str)
         print(results.to_string(index=False))
-        print()
-    lost = scratch / "stores" / "lost.csv"
+        print("\n".join(filter(None, [caveat(space.profile, space.dataset)])), end="\n\n")
+    lost = Path(space.scratch) / "stores" / "lost.csv"
     if lost.is_file() and (count := len(pd.read_csv(lost))):
         print(f"{count} recordings could not be used: {_shown(lost)} names each, with the reason")
     print(f"figures      {_shown(root / 'figures')}")

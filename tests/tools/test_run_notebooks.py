@@ -14,8 +14,7 @@ from conftest import REPOSITORY, hear_interrupts
 
 from haf_utils.experiment.workspace import finetune_config, workspace
 from tools import run_notebooks
-from tools.preflight import PreflightError, measure_step, preflight
-from tools.run_notebooks import main
+from tools.run_notebooks import main, read_set, steps
 
 NOTEBOOKS = sorted(path.stem for path in (REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
@@ -82,6 +81,15 @@ def test_interrupted_main_job_goes_on_from_its_notebook(finished):
         (["--profile", "tiny", "--device", "gpu"], "device='gpu'"),
         (["--profile", "tiny", "--only", "09"], "no such notebook"),
         (["--profile", "tiny", "--seeds", "0"], "--seeds 0"),
+        (["--profile", "tiny", "--folds", "6"], "--folds 6: 1 to 5"),
+        (["--profile", "tiny", "--batch", "1"], "batch=1 must lie in"),
+        (["--profile", "tiny", "--precision", "fp8"], "precision='fp8'"),
+        (["--profile", "tiny", "--systems", "mine"], "mine"),
+        (["--profile", "tiny", "--checkpoint", "/nowhere.pt"], "checkpoint=/nowhere.pt does not exist"),
+        (["--profile", "tiny", "--set", "06.fold=5"], "SET 06.fold: this notebook has dataset, extra"),
+        (["--profile", "tiny", "--set", "06.folds=five"], "SET 06.folds='five' is no int"),
+        (["--profile", "tiny", "--set", "08.folds=5"], "SET 08: there is no such notebook"),
+        (["--profile", "tiny", "--set", "folds=5"], "write NOTEBOOK.PARAMETER=VALUE"),
     ],
 )
 def test_wrong_arguments_stop_before_anything_runs(arguments, message, tmp_path, capsys):
@@ -96,38 +104,105 @@ def test_an_empty_folder_names_the_layout_it_should_have(tmp_path, capsys):
     assert "BSD10k" in capsys.readouterr().err
 
 
-def test_the_plan_says_what_is_needed_and_runs_nothing(tmp_path, capsys):
-    assert main(["--profile", "tiny", "--runs", str(tmp_path), "--plan"]) == 0
-    printed = capsys.readouterr().out
-    assert "h of audio" in printed and "GB for decoded audio" in printed and "checkpoint" in printed
-    assert not list(tmp_path.rglob("*.ipynb"))
-
-
-def test_too_small_a_disk_is_told_beforehand(tmp_path, monkeypatch):
-    import tools.preflight
-
-    space = workspace(profile="tiny", runs=str(tmp_path))
-    usage = type("Usage", (), {"free": 1000})
-    monkeypatch.setattr(tools.preflight.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(PreflightError, match="GB free"):
-        preflight(space)
-
-
 def test_a_misspelt_parameter_is_named(tmp_path):
     space = workspace(profile="tiny", runs=str(tmp_path))
     with pytest.raises(TypeError, match="mixpu"):
         finetune_config(space, mixpu=True)
 
 
-def test_a_step_at_real_size_can_be_measured():
-    """One joint training step of the full networks, 158 M parameters, with random weights."""
-    from haf_utils.clap import ClapNetwork
-    from haf_utils.profiles import profile
+PATHS = sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
-    network = ClapNetwork(profile("full").clap)
-    step = measure_step(network, batch=2, steps=1)
-    assert step.seconds > 0 and step.memory == 0
-    assert all(parameter.isfinite().all() for parameter in network.parameters())
+
+def test_a_notebook_gets_the_parameters_that_it_declares_and_its_own():
+    given = {"dataset": "/data", "epochs": 2, "folds": 2, "surname": "Doe", "passt": "/w.pt", "tta_views": 1}
+    found = {step.key[:2]: step.parameters for step in steps(PATHS, given, read_set("06.folds=5 04.epochs=7"), False)}
+    assert list(found) == [path.name[:2] for path in PATHS]
+    assert found["01"] == {"dataset": "/data"} == found["02"]
+    assert found["03"] == {"dataset": "/data", "epochs": 2}
+    assert found["04"] == {"dataset": "/data", "epochs": 7, "tta_views": 1}
+    assert found["05"] == {"dataset": "/data", "folds": [0, 1]}
+    assert found["06"] == given | {"folds": 5}
+
+
+def test_ours_goes_first_and_the_ablations_last_where_members_take_hours():
+    order = [(step.key[:2], step.parameters.get("systems_of")) for step in steps(PATHS, {}, {}, True)]
+    assert order == [(n, "ours" if place == 3 else None) for place, n in enumerate("01 02 04 06 03 06 05".split())]
+    assert len({step.key for step in steps(PATHS, {}, {}, True)}) == 7
+    alone = steps(PATHS, {"systems_of": "report"}, {}, True)
+    assert [step.key[:2] for step in alone].count("06") == 1
+
+
+def test_values_are_read_as_yaml():
+    text = "06.systems_of='a b' 04.mixup=false 04.dropout=0.5 05.shares=[0.1]"
+    expected = {"06": {"systems_of": "a b"}, "04": {"mixup": False, "dropout": 0.5}, "05": {"shares": [0.1]}}
+    assert read_set(text) == expected
+
+
+def make(*arguments):
+    return subprocess.run(["make", *arguments], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+
+def test_make_knows_its_variables(tmp_path):
+    wrong = make("-n", "run", "BATCHES=3")
+    assert wrong.returncode != 0 and "unknown variable BATCHES" in wrong.stderr and "ACCUMULATION" in wrong.stderr
+    command = make("-n", "run", "DATA=/my data", "EXTRA_WEIGHT=0", "RETRAIN=1", "SET=06.folds=5 04.epochs=2").stdout
+    for part in ('--data "/my data"', '--extra-weight "0"', "--retrain", '--set "06.folds=5 04.epochs=2"'):
+        assert part in command
+    assert "--evaluation" not in command
+
+
+def test_every_variable_of_make_run_is_an_option_of_the_main_job(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    printed = capsys.readouterr().out
+    lines = (REPOSITORY / "Makefile").read_text().replace("\\\n", " ").splitlines()
+    names = next(line for line in lines if line.startswith("SETTINGS")).split(":=")[1].split()
+    assert len(names) > 20
+    for name in names:
+        assert f"--{name.lower().replace('_', '-')} " in printed
+
+
+def test_make_clean_leaves_trained_models_and_removing_them_is_asked_for(tmp_path):
+    assert "runs" not in make("-n", "clean").stdout
+    model = tmp_path / "embedded-mini" / "haf-head_f0_s0" / "model.safetensors"
+    other = tmp_path / "thesis" / "model.safetensors"
+    for file in (model, other):
+        file.parent.mkdir(parents=True)
+        file.touch()
+    listed = make("clean-runs", f"RUNS={tmp_path}").stdout
+    assert f"{tmp_path}/embedded-mini" in listed and "1 trained models" in listed and "nothing was removed" in listed
+    assert model.is_file()
+    make("clean-runs", f"RUNS={tmp_path}", "CONFIRM=1")
+    assert not model.exists() and other.is_file()
+
+
+def test_a_notebook_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+    ran = []
+
+    def fail_first(notebook, output, parameters):
+        ran.append(notebook.name[:2])
+        if len(ran) == 1:
+            raise run_notebooks.DeadKernelError("killed")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.touch()
+
+    monkeypatch.setattr(run_notebooks, "_run_notebook", fail_first)
+    arguments = ["--profile", "tiny", "--runs", str(tmp_path), "--only", "01,02"]
+    assert main(arguments) == 1
+    printed = capsys.readouterr()
+    assert ran == ["01", "02"] and "want of memory" in printed.err and "failed: 01_data" in printed.err
+    assert main(arguments) == 0 and ran == ["01", "02", "01", "02"]  # what came after it, again
+
+
+def test_a_table_of_an_earlier_run_is_not_shown_as_new(tmp_path, capsys):
+    space = workspace(profile="tiny", runs=str(tmp_path))
+    root = tmp_path / "embedded-tiny"
+    root.mkdir()
+    (root / "results.csv").write_text("system,hF\nours,50.0 %\n")
+    run_notebooks._print_results(root, space, scored=False)
+    assert "notebook 06 has not run: this table is of" in capsys.readouterr().out
+    run_notebooks._print_results(root, space, scored=True)
+    assert "has not run" not in capsys.readouterr().out
 
 
 def test_a_changed_recording_behind_a_link_is_noticed(tmp_path):
@@ -138,7 +213,7 @@ def test_a_changed_recording_behind_a_link_is_noticed(tmp_path):
     (tmp_path / "disk" / "loop").symlink_to(tmp_path / "data")
     recording = tmp_path / "disk" / os.fsdecode(b"caf\xe9.wav")
     recording.write_bytes(b"one")
-    paths = dict.fromkeys(("extra", "evaluation", "fsd50k", "nsynth"), "")
+    paths = dict.fromkeys(("extra", "evaluation", "fsd50k", "nsynth", "checkpoint", "tokenizer", "passt"), "")
     space = SimpleNamespace(dataset=str(tmp_path / "data"), profile="tiny", **paths)
     before = run_notebooks._files_digest(space)
     assert run_notebooks._files_digest(space) == before
