@@ -161,6 +161,7 @@ def _predict(given) -> int:
         raise ValueError("there is nothing to classify: name files or folders after the run folders")
 
     from haf_utils.experiment.predict import classify_files, describe, find_recordings, load_system, read_texts
+    from haf_utils.experiment.workspace import caveat
     from haf_utils.io.files import atomic_write
 
     texts = read_texts(given.metadata) if given.metadata else {}
@@ -182,6 +183,9 @@ def _predict(given) -> int:
         print(f"{rows} in {given.out}")
     if len(runs) > 1:
         print(f"the average of {len(runs)} runs")
+    for profile in sorted({model.config.profile for model in models}):
+        if note := caveat(profile, ""):
+            print(note)
     if given.metadata:
         print(f"{given.metadata} has a text for {int(table['text'].sum())} of {rows}")
     lost = int((table["problem"] != "").sum())
