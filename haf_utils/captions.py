@@ -14,8 +14,8 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
+from numpy.random import Generator
 
 from haf_utils.io.progress import bar
 
@@ -101,24 +101,15 @@ def freesound_text(title: str, tags: str | Sequence[str], description: str = "")
     extensions, underscores, names that recorders and cameras give, dates and serial numbers, HTML, links, notes on
     licence and equipment. Text in any script is kept.
     """
-    title = _clean_title(title)
-    parts = [title] if title else []
-    kept = _clean_tags(tags, title)
-    if kept:
-        parts.append(", ".join(kept))
-    description = _clean_description(description)
+    title, description = _clean_title(title), _clean_description(description)
     # Many uploaders repeat the title, or write one word of it, as description.
-    if description and not _words(description) <= _words(title):
-        parts.append(description)
-    return _bounded(_join(parts))
+    if _words(description) <= _words(title):
+        description = ""
+    return _bounded(_join([title, ", ".join(_clean_tags(tags, title)), description]))
 
 
 def fsd50k_caption(
-    labels: Sequence[str],
-    title: str,
-    tags: str | Sequence[str],
-    description: str = "",
-    rng: np.random.Generator | None = None,
+    labels: Sequence[str], title: str, tags: str | Sequence[str], description: str = "", rng: Generator | None = None
 ) -> str:
     """Labels (leaf-most, FSD50K spelling) and metadata -> a sentence or two; `rng` draws one of several phrasings.
 
@@ -144,20 +135,10 @@ def fsd50k_caption(
 _NOTES = ("C", "C sharp ", "D", "D sharp ", "E", "F", "F sharp ", "G", "G sharp ", "A", "A sharp ", "B")
 # NSynth's five velocities (25, 50, 75, 100, 127), upper bounds.
 _FORCE = ((37, "very softly"), (62, "softly"), (87, "at medium strength"), (112, "loudly"), (127, "very loudly"))
-_ADJECTIVES = {
-    "bright": "bright",
-    "dark": "dark",
-    "distortion": "distorted",
-    "multiphonic": "multiphonic",
-    "percussive": "percussive",
-    "tempo-synced": "tempo-synced",
-}
-_FEATURES = {
-    "fast_decay": "a fast decay",
-    "long_release": "a long release",
-    "nonlinear_env": "an uneven envelope",
-    "reverb": "reverb",
-}
+_ADJECTIVES = {word: word for word in "bright dark multiphonic percussive tempo-synced".split()}
+_ADJECTIVES["distortion"] = "distorted"
+_FEATURES = {"fast_decay": "a fast decay", "long_release": "a long release"}
+_FEATURES |= {"nonlinear_env": "an uneven envelope", "reverb": "reverb"}
 
 
 def pitch_name(pitch: int) -> str:
@@ -166,7 +147,7 @@ def pitch_name(pitch: int) -> str:
     return f"{_NOTES[note]}{octave - 1}"
 
 
-def nsynth_caption(record: Mapping, rng: np.random.Generator | None = None) -> str:
+def nsynth_caption(record: Mapping, rng: Generator | None = None) -> str:
     """One note of NSynth's ``examples.json`` -> a sentence; `rng` draws one of several phrasings.
 
     Uses ``instrument_family_str, instrument_source_str, pitch`` (MIDI), ``velocity`` (1..127) and ``qualities_str``.
@@ -195,7 +176,7 @@ def nsynth_caption(record: Mapping, rng: np.random.Generator | None = None) -> s
     return phrasings[0 if rng is None else int(rng.integers(len(phrasings)))]
 
 
-def add_text(table: pd.DataFrame, rng: np.random.Generator | None = None) -> pd.DataFrame:
+def add_text(table: pd.DataFrame, rng: Generator | None = None) -> pd.DataFrame:
     """A copy of the clips table with the column `text`, built by each row's `source`; "" is missing.
 
     `rng` draws the phrasings of FSD50K and NSynth captions; Freesound texts have one form only.
@@ -232,8 +213,7 @@ def _without_markup(field) -> str:
 
 def _clean_title(title) -> str:
     title = _EXTENSION.sub("", title) if isinstance(title, str) else ""
-    text = _without_markup(title)
-    text = _UUID.sub(" ", text)
+    text = _UUID.sub(" ", _without_markup(title))
     text = _DATE.sub(" ", text.replace("_", " "))
     text = _SERIAL.sub(" ", _FORMAT.sub(" ", _RECORDER.sub(" ", text)))
     text = _GLUE.sub(" ", _CAMEL.sub(" ", text))
@@ -269,13 +249,10 @@ def _clean_description(description) -> str:
         # Dropped: the rest of "The sound was recorded with ...", and lists of equipment.
         if (rest != sentence and count < 3) or count < 8 * brands:
             continue
-        sentence = (
-            _BEFORE_STOP.sub("", _SPACES.sub(" ", _EMPTY_BRACKETS.sub(" ", rest)))
-            .lstrip(_TRAILING)
-            .rstrip(" ,;:-–—_|+~*=<>")
-        )
-        if _WORD.search(sentence):
-            sentences.append(sentence)
+        rest = _BEFORE_STOP.sub("", _SPACES.sub(" ", _EMPTY_BRACKETS.sub(" ", rest)))
+        rest = rest.lstrip(_TRAILING).rstrip(" ,;:-–—_|+~*=<>")
+        if _WORD.search(rest):
+            sentences.append(rest)
     return _join(sentences)
 
 
@@ -301,5 +278,4 @@ def _join(parts: Sequence[str]) -> str:
 
 
 def _bounded(text: str) -> str:
-    words = text.split()
-    return " ".join(words[:MAX_WORDS])[:MAX_CHARACTERS].strip()
+    return " ".join(text.split()[:MAX_WORDS])[:MAX_CHARACTERS].strip()

@@ -54,10 +54,8 @@ def official_folds(labels) -> list[Fold]:
         raise ValueError(f"no class has {FOLDS} clips or more, so there is nothing to split: {small or 'no clips'}")
     if small:
         listing = ", ".join(f"{code} ({count})" for code, count in small.items())
-        warnings.warn(
-            f"classes with fewer than {FOLDS} clips are used for training only and never scored: {listing}",
-            stacklevel=2,
-        )
+        text = f"classes with fewer than {FOLDS} clips are used for training only and never scored: {listing}"
+        warnings.warn(text, stacklevel=2)
     folds = []
     classes = len(np.unique(labels[big]))
     for rest, test in StratifiedKFold(FOLDS, shuffle=True, random_state=SEED).split(big, labels[big]):
@@ -77,7 +75,8 @@ def grouped_folds(table: pd.DataFrame, seed: int = 0) -> list[Fold]:
     uploaders own the clips: a part would be empty.
     """
     labels, group = to_labels(table.label.to_numpy()), _groups(table)
-    counts = _class_counts(group, labels)
+    counts = np.zeros((group.max() + 1, len(CLASSES)))  # clips of each uploader and class
+    np.add.at(counts, (group, labels), 1)
     if len(counts) < 3 * FOLDS:
         raise ValueError(
             f"{len(counts)} uploaders are too few for {FOLDS} folds that keep them apart: 15 are needed; "
@@ -107,18 +106,11 @@ def deviation(table: pd.DataFrame, split: Fold, reference: Fold) -> pd.DataFrame
         counts, target = (np.bincount(labels[index], minlength=len(CLASSES)) for index in (chosen, expected))
         worst = int(np.argmax(np.abs(counts - target) / np.maximum(target, 1)))
         shares = (counts / max(counts.sum(), 1), target / max(target.sum(), 1))
-        rows.append(
-            {
-                "clips": len(chosen),
-                "reference_clips": len(expected),
-                "uploaders": len(np.unique(uploader[chosen])),
-                "class_distance": float(np.abs(shares[0] - shares[1]).sum() / 2),
-                "worst_class": CLASSES[worst],
-                "worst_clips": int(counts[worst]),
-                "worst_reference": int(target[worst]),
-            }
-        )
-    return pd.DataFrame(rows, index=pd.Index(PARTS[:3], name="part"))
+        sizes = len(chosen), len(expected), len(np.unique(uploader[chosen]))
+        distance = float(np.abs(shares[0] - shares[1]).sum() / 2)
+        rows.append((*sizes, distance, CLASSES[worst], int(counts[worst]), int(target[worst])))
+    columns = "clips reference_clips uploaders class_distance worst_class worst_clips worst_reference".split()
+    return pd.DataFrame(rows, index=pd.Index(PARTS[:3], name="part"), columns=columns)
 
 
 def without_uploaders(table: pd.DataFrame, held_out: pd.DataFrame) -> tuple[pd.DataFrame, int]:
@@ -143,13 +135,6 @@ def _groups(table: pd.DataFrame) -> np.ndarray:
     """Number of each row's uploader (N,)."""
     names = table.uploader.where(table.uploader != "", "clip " + table.sound_id)
     return np.unique(names.to_numpy(dtype=str), return_inverse=True)[1]
-
-
-def _class_counts(group: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Clips of each group and class (G, 23)."""
-    counts = np.zeros((group.max() + 1, len(CLASSES)))
-    np.add.at(counts, (group, labels), 1)
-    return counts
 
 
 def _partition(counts: np.ndarray, targets: np.ndarray, seed: int, restarts: int = 3, sweeps: int = 20) -> np.ndarray:

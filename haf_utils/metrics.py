@@ -150,12 +150,9 @@ def hierarchical_scores(
     scores = {name: float(value) for name, value in scores_from_confusion(counts, lam, never_predicted).items()}
     if per_class:
         *values, counted = _class_scores(counts, lam, never_predicted)
-        columns = {
-            name: np.where(counted, value, np.nan) for name, value in zip(("hP", "hR", "hF"), values, strict=True)
-        }
-        scores["per_class"] = pd.DataFrame(
-            {"code": CLASSES, **columns, "support": counts.sum(1), "predicted": counts.sum(0)}
-        )
+        hp, hr, hf = (np.where(counted, value, np.nan) for value in values)
+        clips = {"support": counts.sum(1), "predicted": counts.sum(0)}
+        scores["per_class"] = pd.DataFrame({"code": CLASSES, "hP": hp, "hR": hr, "hF": hf, **clips})
     return scores
 
 

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from transformers.audio_utils import mel_filter_bank
 
 from haf_utils.audio import to_float
-from haf_utils.io.checkpoints import CheckpointError, read_state
+from haf_utils.io.checkpoints import CheckpointError, read_state, state_differences
 from haf_utils.io.third_party import hear21passt
 from haf_utils.profiles import PasstConfig
 
@@ -54,10 +54,9 @@ def log_mel(waveforms: torch.Tensor) -> torch.Tensor:
     frames = (samples - 1) // 320 + 1, of 10 ms; values in about [-1.4, 2]. Always float32, on the waveforms' device.
     Values do not depend on the rest of the batch. Raises ValueError unless (B, samples), samples >= 514.
     """
-    if waveforms.ndim != 2 or waveforms.shape[1] < SHORTEST:
-        raise ValueError(
-            f"waveforms must be (batch, samples) with at least {SHORTEST} samples, got {tuple(waveforms.shape)}"
-        )
+    shape = tuple(waveforms.shape)
+    if len(shape) != 2 or shape[1] < SHORTEST:
+        raise ValueError(f"waveforms must be (batch, samples) with at least {SHORTEST} samples, got {shape}")
     with torch.autocast(waveforms.device.type, enabled=False):
         if waveforms.device.type != "cpu":
             return _log_mel(waveforms)
@@ -84,16 +83,9 @@ class PasstNetwork(nn.Module):
     def __init__(self, config: PasstConfig):
         super().__init__()
         self.config = config
-        self.network = hear21passt().PaSST(
-            img_size=(MEL_BINS, config.frames),
-            patch_size=config.patch,
-            stride=config.stride,
-            embed_dim=config.dim,
-            depth=config.depth,
-            num_heads=config.heads,
-            num_classes=0,
-            distilled=True,
-        )
+        grid = {"img_size": (MEL_BINS, config.frames), "patch_size": config.patch, "stride": config.stride}
+        sizes = {"embed_dim": config.dim, "depth": config.depth, "num_heads": config.heads}
+        self.network = hear21passt().PaSST(**grid, **sizes, num_classes=0, distilled=True)
         self.network.head = self.network.head_dist = nn.Identity()
         self.recompute_activations = False  # True: activation checkpointing, less memory and a third more work
 
@@ -120,11 +112,9 @@ class PasstNetwork(nn.Module):
             patches = _patchout(patches, self.config.patchout_frequency, dim=2)
         class_tokens = torch.cat([net.cls_token, net.dist_token], dim=1) + net.new_pos_embed
         x = torch.cat([class_tokens.expand(len(mel), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
+        again = self.recompute_activations and torch.is_grad_enabled()
         for block in net.blocks:
-            if self.recompute_activations and torch.is_grad_enabled():
-                x = recompute(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            x = recompute(block, x, use_reentrant=False) if again else block(x)
         return net.norm(x[:, :2]).float().mean(dim=1)
 
 
@@ -155,25 +145,12 @@ def build_passt(config: PasstConfig, weights: str | Path = "random", seed: int =
 def _fitting(state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path: Path) -> dict:
     """`state` without its classifiers, if it has exactly the other names and shapes of `expected`."""
     state = {name.removeprefix("backbone.network.network."): value for name, value in state.items()}  # of a run folder
-    state = {
-        name: value for name, value in state.items() if not name.startswith(("head.", "head_dist.", "classifier."))
-    }
-    differences = {
-        "missing": [name for name in expected if name not in state],
-        "not expected": [name for name in state if name not in expected],
-        "of another shape": [
-            f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
-            for name in expected
-            if name in state and state[name].shape != expected[name].shape
-        ],
-    }
-    if any(differences.values()):
-        listed = [
-            f"{len(names)} weights {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-            for what, names in differences.items()
-            if names
-        ]
-        raise CheckpointError(f"{path} does not fit this PaSST network: {'; '.join(listed)}")
+    heads = ("head.", "head_dist.", "classifier.")
+    state = {name: value for name, value in state.items() if not name.startswith(heads)}
+    if differences := state_differences(state, expected):
+        some = {what: names[:3] + ["..."] * (len(names) > 3) for what, names in differences.items()}
+        listed = "; ".join(f"{len(differences[what])} {what} ({', '.join(names)})" for what, names in some.items())
+        raise CheckpointError(f"{path} does not fit this PaSST network: {listed}")
     return state
 
 

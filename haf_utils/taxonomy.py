@@ -15,41 +15,22 @@ __all__ = ["CLASSES", "CLASS_IDX", "NAMES", "PARENT", "TOP_LEVELS", "TOP_NAMES",
 
 # code -> (three-digit class_idx of BSD10k-v1.2, name)
 _CLASSES = {
-    "m-sp": (101, "Solo percussion"),
-    "m-si": (102, "Solo instrument"),
-    "m-m": (103, "Multiple instruments"),
-    "is-p": (201, "Percussion"),
-    "is-s": (202, "String"),
-    "is-w": (203, "Wind"),
-    "is-k": (204, "Piano / Keyboard instruments"),
-    "is-e": (205, "Synths / Electronic"),
-    "sp-s": (301, "Solo speech"),
-    "sp-c": (302, "Conversation / Crowd"),
-    "sp-p": (303, "Processed / Synthetic"),
-    "fx-o": (401, "Objects / House appliances"),
-    "fx-v": (402, "Vehicles"),
-    "fx-m": (403, "Other mechanisms, engines, machines"),
-    "fx-h": (404, "Human sounds and actions"),
-    "fx-a": (405, "Animals"),
-    "fx-n": (406, "Natural elements and explosions"),
-    "fx-ex": (407, "Experimental"),
-    "fx-el": (408, "Electronic / Design"),
-    "ss-n": (501, "Nature"),
-    "ss-i": (502, "Indoors"),
-    "ss-u": (503, "Urban"),
+    "m-sp": (101, "Solo percussion"), "m-si": (102, "Solo instrument"), "m-m": (103, "Multiple instruments"),
+    "is-p": (201, "Percussion"), "is-s": (202, "String"), "is-w": (203, "Wind"),
+    "is-k": (204, "Piano / Keyboard instruments"), "is-e": (205, "Synths / Electronic"),
+    "sp-s": (301, "Solo speech"), "sp-c": (302, "Conversation / Crowd"), "sp-p": (303, "Processed / Synthetic"),
+    "fx-o": (401, "Objects / House appliances"), "fx-v": (402, "Vehicles"),
+    "fx-m": (403, "Other mechanisms, engines, machines"), "fx-h": (404, "Human sounds and actions"),
+    "fx-a": (405, "Animals"), "fx-n": (406, "Natural elements and explosions"),
+    "fx-ex": (407, "Experimental"), "fx-el": (408, "Electronic / Design"),
+    "ss-n": (501, "Nature"), "ss-i": (502, "Indoors"), "ss-u": (503, "Urban"),
     "ss-s": (504, "Synthetic / Artificial"),
-}
+}  # fmt: skip
 
 CLASSES: tuple[str, ...] = tuple(_CLASSES)
 NAMES: dict[str, str] = {code: name for code, (_, name) in _CLASSES.items()}
 CLASS_IDX: dict[str, int] = {code: index for code, (index, _) in _CLASSES.items()}
-TOP_NAMES: dict[str, str] = {
-    "m": "Music",
-    "is": "Instrument samples",
-    "sp": "Speech",
-    "fx": "Sound effects",
-    "ss": "Soundscapes",
-}
+TOP_NAMES = {"m": "Music", "is": "Instrument samples", "sp": "Speech", "fx": "Sound effects", "ss": "Soundscapes"}
 TOP_LEVELS: tuple[str, ...] = tuple(TOP_NAMES)
 PARENT: np.ndarray = np.array([TOP_LEVELS.index(code.split("-")[0]) for code in CLASSES])
 PARENT.setflags(write=False)

@@ -27,7 +27,8 @@ from safetensors.torch import load_file, save_file
 
 from haf_utils.io.files import atomic_write
 
-__all__ = ["CheckpointError", "match_state", "read_pickle", "read_state", "safetensors_copy", "write_state"]
+__all__ = ["CheckpointError", "match_state", "read_pickle", "read_state", "safetensors_copy", "state_differences",
+           "write_state"]  # fmt: skip
 
 # Pickled by torch.save in its old format, before a zip archive became the default (torch.serialization.MAGIC_NUMBER).
 _OLD_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
@@ -78,7 +79,7 @@ def read_pickle(path):
     Raises CheckpointError if the file is missing, cut short, no checkpoint at all, or needs a name that is not on the
     list; nothing in it is executed.
     """
-    path = Path(path)
+    path, options = Path(path), {"map_location": "cpu", "weights_only": False, "pickle_module": _RESTRICTED}
     try:
         with open(path, "rb") as file:
             start = file.read(64)
@@ -86,12 +87,10 @@ def read_pickle(path):
             with zipfile.ZipFile(path) as archive:
                 if any(name.endswith("constants.pkl") for name in archive.namelist()):
                     raise CheckpointError(f"{path} is a TorchScript program, not a checkpoint")
-            return torch.load(path, map_location="cpu", weights_only=False, pickle_module=_RESTRICTED, mmap=True)
+            return torch.load(path, mmap=True, **options)
         if _OLD_MAGIC in start:
             # From memory: torch.load would first try a real file as a tar archive.
-            return torch.load(
-                io.BytesIO(path.read_bytes()), map_location="cpu", weights_only=False, pickle_module=_RESTRICTED
-            )
+            return torch.load(io.BytesIO(path.read_bytes()), **options)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist") from error
     except pickle.UnpicklingError as error:
@@ -132,8 +131,7 @@ def read_state(path) -> dict[str, torch.Tensor]:
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(f"{path} holds a {type(content).__name__} without weights")
-    wrong = [name for name, value in state.items() if not (isinstance(name, str) and torch.is_tensor(value))]
-    if wrong:
+    if wrong := [name for name, value in state.items() if not (isinstance(name, str) and torch.is_tensor(value))]:
         raise CheckpointError(f"{path} holds no state dict: {wrong[0]!r} is no tensor")
     state = {name.removeprefix("module."): value for name, value in state.items()}
     state.pop("text_branch.embeddings.position_ids", None)
@@ -145,29 +143,23 @@ def match_state(state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.
 
     Raises CheckpointError that names the differences and the configuration that fits.
     """
-    missing = [name for name in expected if name not in state]
-    surplus = [name for name in state if name not in expected]
-    shapes = [name for name in expected if name in state and state[name].shape != expected[name].shape]
-    if not (missing or surplus or shapes):
-        return
-    differences = []
-    if missing:
-        differences.append(f"{len(missing)} weights missing (first {missing[0]})")
-    if surplus:
-        differences.append(f"{len(surplus)} not expected (first {surplus[0]})")
-    if shapes:
-        name = shapes[0]
-        sizes = f"{tuple(state[name].shape)} for {tuple(expected[name].shape)}"
-        differences.append(f"{len(shapes)} of another shape (first {name}: {sizes})")
-    raise CheckpointError(f"{path} does not fit this network: {'; '.join(differences)}. {_advice(state)}")
+    if differences := state_differences(state, expected):
+        listed = "; ".join(f"{len(names)} {what} (first {names[0]})" for what, names in differences.items())
+        raise CheckpointError(f"{path} does not fit this network: {listed}. {_advice(state)}")
+
+
+def state_differences(state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> dict[str, list[str]]:
+    """What is wrong -> the weights of `state` of which it is true; empty where names and shapes are those expected."""
+    missing, surplus = ([name for name in a if name not in b] for a, b in ((expected, state), (state, expected)))
+    unlike = [name for name in expected if name in state and state[name].shape != expected[name].shape]
+    shapes = [f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}" for name in unlike]
+    kinds = {"weights missing": missing, "not expected": surplus, "of another shape": shapes}
+    return {what: names for what, names in kinds.items() if names}
 
 
 def _advice(state: Mapping[str, torch.Tensor]) -> str:
     if any("fusion_model" in name or "mel_conv2d" in name for name in state):
-        return (
-            "It is a fusion checkpoint (four mel channels, for clips of any length); "
-            "this project uses the unfused ones: 630k or 630k-audioset."
-        )
+        return "It is a fusion checkpoint (four mel channels); this project uses unfused ones: 630k or 630k-audioset."
     patches = state.get("audio_branch.patch_embed.proj.weight")
     if patches is None:
         return "It is no CLAP with an HTSAT audio branch."

@@ -99,9 +99,8 @@ def matches(a: Sequence[np.ndarray], b: Sequence[np.ndarray], most_errors: float
         candidates = np.column_stack([clip[hits], offsets])
         if LEAST_FRAMES <= len(query) <= SHORT_FRAMES:
             alike = np.flatnonzero(np.abs(length - len(query)) <= 2)
-            candidates = np.vstack(
-                [candidates, *(np.column_stack([alike, np.full_like(alike, k)]) for k in (-1, 0, 1))]
-            )
+            shifted = (np.column_stack([alike, np.full_like(alike, k)]) for k in (-1, 0, 1))
+            candidates = np.vstack([candidates, *shifted])
         # The alignments with most words in common, for each recording of b.
         pairs, votes = np.unique(candidates, axis=0, return_counts=True)
         best = pd.DataFrame({"b": pairs[:, 0], "offset": pairs[:, 1], "votes": votes})

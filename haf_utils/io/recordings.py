@@ -216,10 +216,8 @@ def _sources(handle, path) -> list[tuple]:
     if begin or _MPEG.match(start) or os.fsdecode(path).lower().endswith(".mp3"):
         if frame := _MPEG.search(start):
             tag = re.search(rb"(?:Xing|Info)...(.)", start[frame.start() : frame.start() + 200], re.S)
-            begin += frame.start()
-            return [
-                (_Part(handle, begin=begin), None) if tag and tag[1][0] & 1 else (_Part(handle, b"", begin, _FAR), 0)
-            ]
+            begin, counted = begin + frame.start(), tag and tag[1][0] & 1
+            return [(_Part(handle, begin=begin), None) if counted else (_Part(handle, b"", begin, _FAR), 0)]
     if _TEXT.fullmatch(start[:200]):
         shown = start[:40].decode(errors="replace")
         raise AudioError(path, f"damaged: a text or a web page, no recording: it begins {shown!r}")

@@ -190,16 +190,7 @@ def _seconds(path: str) -> float:
         return 0.0  # the reason is found when it is decoded
 
 
-def _append(
-    pending: pd.DataFrame,
-    seconds: np.ndarray,
-    folder: Path,
-    sample_rate: int,
-    prepare: Callable[[str, int], np.ndarray],
-    end: int,
-    workers: int | None,
-    progress: bool,
-) -> None:
+def _append(pending, seconds, folder: Path, sample_rate: int, prepare: Callable, end: int, workers, progress) -> None:
     def work(path: str) -> np.ndarray | str:
         try:
             return prepare(path, sample_rate)

@@ -64,7 +64,7 @@ def clap_networks() -> types.SimpleNamespace:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # laion-clap imports an old name of timm's
-            from clap_module.htsat import HTSAT_Swin_Transformer
+            from clap_module.htsat import HTSAT_Swin_Transformer as HTSAT
             from clap_module.model import MLPLayers
         from transformers import RobertaConfig, RobertaModel
     finally:
@@ -74,7 +74,7 @@ def clap_networks() -> types.SimpleNamespace:
         if numba_cache is not None:
             os.environ["NUMBA_CACHE_DIR"] = numba_cache
     return types.SimpleNamespace(
-        HTSAT=HTSAT_Swin_Transformer, MLPLayers=MLPLayers, RobertaConfig=RobertaConfig, RobertaModel=RobertaModel
+        HTSAT=HTSAT, MLPLayers=MLPLayers, RobertaConfig=RobertaConfig, RobertaModel=RobertaModel
     )
 
 
