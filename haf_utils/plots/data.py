@@ -6,7 +6,6 @@ Nothing here needs a network. Only the first `EXCERPT_SECONDS` of a recording ar
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,7 +14,6 @@ import soxr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
-from matplotlib.ft2font import FT2Font
 from matplotlib.patches import Rectangle
 
 from haf_utils.folds import grouped_folds, official_folds
@@ -46,8 +44,7 @@ def folds_to_show(table: pd.DataFrame, seed: int = 0) -> tuple[list, str]:
 
 
 def headers(paths: Iterable) -> pd.DataFrame:
-    """Headers of recordings: a row a path with seconds, rate (Hz) and channels; NaN where there is no
-    readable file."""
+    """Headers of recordings: a row a path with seconds, rate (Hz), channels; NaN where no file can be read."""
 
     def read(path) -> tuple[float, float, float]:
         try:
@@ -103,13 +100,9 @@ def concentration(table: pd.DataFrame) -> pd.DataFrame:
     uploader, rows = table["uploader"].where(table["uploader"] != "", "clip " + table["sound_id"]), {}
     for code, names in uploader.groupby(table["code"]):
         share = names.value_counts(normalize=True).to_numpy()
-        rows[code] = {
-            "clips": len(names),
-            "uploaders": len(share),
-            "largest": share[0],
-            "five_largest": share[:5].sum(),
-            "effective": np.exp(-(share * np.log(share)).sum()),
-        }
+        effective = np.exp(-(share * np.log(share)).sum())
+        rows[code] = {"clips": len(names), "uploaders": len(share)}
+        rows[code] |= {"largest": share[0], "five_largest": share[:5].sum(), "effective": effective}
     return pd.DataFrame.from_dict(rows, orient="index").reindex([code for code in CLASSES if code in rows])
 
 
@@ -141,16 +134,8 @@ def count_figure(counts: Mapping[str, np.ndarray], title: str = "") -> Figure:
         for parent, top in enumerate(TOP_LEVELS):
             inside = parent == PARENT
             label = f"{TOP_NAMES[top]}\n{values[inside].sum():,} clips, {values[inside].sum() / total:.0%}"
-            axes.annotate(
-                label,
-                (0.99, places[inside].mean()),
-                xycoords=axes.get_yaxis_transform(),
-                ha="right",
-                va="center",
-                fontsize="small",
-                color=COLOURS[top],
-                weight="bold",
-            )
+            look = {"ha": "right", "va": "center", "fontsize": "small", "color": COLOURS[top], "weight": "bold"}
+            axes.annotate(label, (0.99, places[inside].mean()), xycoords=axes.get_yaxis_transform(), **look)
         axes.set(xlabel=f"clips in {name} ({values.sum():,})")
     figure.suptitle(title, x=0.01, ha="left", weight="bold")
     return figure
@@ -173,16 +158,13 @@ def audio_figure(clips: pd.DataFrame, window: float, title: str = "") -> Figure:
     clips: a row a clip with code, seconds, rate (Hz) and rms (dBFS, NaN where not decoded);
     window: seconds that the network reads at once.
     """
-    figure, panels = plt.subplots(
-        1, 3, figsize=(11, 5.2), width_ratios=(1.25, 1, 0.7), layout="constrained", squeeze=False
-    )
-    duration, level, rate = panels[0]
+    figure, panels = plt.subplots(1, 3, figsize=(11, 5.2), width_ratios=(1.25, 1, 0.7), layout="constrained")
+    duration, level, rate = panels
     places = class_axis(duration)
     _boxes(duration, clips["seconds"].clip(lower=1e-3), clips["code"], places)
     duration.axvline(window, color="0.2", ls="--", lw=1)
-    duration.annotate(
-        f" window {window:.3g} s", (window, 0.99), xycoords=("data", "axes fraction"), va="bottom", fontsize="x-small"
-    )
+    look = {"xycoords": ("data", "axes fraction"), "va": "bottom", "fontsize": "x-small"}
+    duration.annotate(f" window {window:.3g} s", (window, 0.99), **look)
     duration.set(xscale="log", xlabel="duration (s)")
     duration.xaxis.set_major_formatter("{x:g}")
     places, decoded_clips = class_axis(level, names=False), clips.dropna(subset=["rms"])
@@ -237,8 +219,7 @@ def spectrogram_wall(mels: Mapping[str, np.ndarray], seconds: float, title: str 
     width = round(seconds * MEL_RATE / HOP / 2)
     gap, band = max(2, width // 25), 16
     columns = int(np.bincount(PARENT).max())
-    size = (len(TOP_LEVELS) * (BANDS + band) + 2, columns * (width + gap))
-    wall = np.full(size, np.nan)
+    wall = np.full((len(TOP_LEVELS) * (BANDS + band) + 2, columns * (width + gap)), np.nan)
     figure, axes = plt.subplots(figsize=(9.6, 5.6), layout="constrained")
     for parent, top in enumerate(TOP_LEVELS):
         for column, label in enumerate(np.flatnonzero(parent == PARENT)):
@@ -249,9 +230,8 @@ def spectrogram_wall(mels: Mapping[str, np.ndarray], seconds: float, title: str 
             axes.text(left, row - 3, code + missing, color=COLOURS[top], weight="bold", fontsize="small")
             axes.add_patch(Rectangle((left - 0.5, row - 0.5), width, BANDS, fill=False, ec=COLOURS[top], lw=1.2))
         name = TOP_NAMES[top].replace(" ", "\n")
-        axes.text(
-            -gap, row + BANDS / 2, name, rotation=90, ha="right", va="center", color=COLOURS[top], fontsize="small"
-        )
+        look = {"rotation": 90, "ha": "right", "va": "center", "fontsize": "small"}
+        axes.text(-gap, row + BANDS / 2, name, color=COLOURS[top], **look)
     image = axes.imshow(wall, aspect="auto", **MEL_COLOURS)
     scale = axes.inset_axes((0.66, 0.9, 0.3, 0.025))  # where the rows of few classes leave room
     figure.colorbar(image, cax=scale, orientation="horizontal", label="dB relative to the clip's loudest band")
@@ -304,14 +284,10 @@ def clip_figure(clip: pd.Series, samples: np.ndarray | None, rate: int) -> Figur
     return figure
 
 
-@cache
-def _font() -> FT2Font:
-    return get_font(findfont("DejaVu Sans"))  # comes with matplotlib
-
-
 def _drawable(text: str) -> str:
     """Text with a box for each character that the font lacks, since matplotlib would warn for each."""
-    return "".join(sign if sign == "\n" or _font().get_char_index(ord(sign)) else "□" for sign in text)
+    font = get_font(findfont("DejaVu Sans"))  # comes with matplotlib
+    return "".join(sign if sign == "\n" or font.get_char_index(ord(sign)) else "□" for sign in text)
 
 
 def describe(clip: pd.Series, width: int = 240) -> dict[str, str]:

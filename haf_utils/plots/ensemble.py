@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from haf_utils.audio import to_float
 from haf_utils.plots.data import class_axis, draw_spectrogram
-from haf_utils.plots.style import AUDIO, CLASS_COLOURS, COLOURS, TEXT
+from haf_utils.plots.style import AUDIO, CLASS_COLOURS, COLOURS, PERCENTAGES, TEXT
 from haf_utils.taxonomy import CLASSES, PARENT, TOP_LEVELS
 
 __all__ = ["diversity_and_gain", "mistake_spectrograms", "posterior_card", "subset_scores", "view_curves"]
@@ -39,25 +39,23 @@ def view_curves(table: pd.DataFrame, title: str = "") -> Figure:
     return figure
 
 
-def subset_scores(table: pd.DataFrame, kinds: Sequence[str], chosen: Sequence[tuple[str, tuple[int, ...]]]) -> Figure:
+def subset_scores(table: pd.DataFrame, kinds: Sequence[str], chosen: Sequence[tuple[str, int, float]]) -> Figure:
     """hF of every subset over its size. table: as `ensembles.subsets` gives it; kinds: kind of each member; chosen:
-    (name, positions) of the systems to be marked. Colour: how many kinds a subset mixes."""
+    (name, M, hF in [0, 1]) of the systems to be marked. Colour: how many kinds a subset mixes."""
     mixed = np.array([len({kinds[member] for member in members}) for members in table["members"]])
     places = table["M"] + np.random.default_rng(0).uniform(-0.25, 0.25, len(table))
     figure, axes = plt.subplots(figsize=(8.4, 4.2))
     colours = ["0.6", COLOURS["is"], COLOURS["m"]]
     for number in sorted(set(mixed)):
         rows = mixed == number
-        label = f"{number} kind{'s' * (number > 1)} of model"
-        colour = colours[min(number, 3) - 1]
-        axes.scatter(places[rows], 100 * table["hF"][rows], s=14, color=colour, alpha=0.7, label=label)
+        look = {"color": colours[min(number, 3) - 1], "label": f"{number} kind{'s' * (number > 1)} of model"}
+        axes.scatter(places[rows], 100 * table["hF"][rows], s=14, alpha=0.7, **look)
     mean = table.groupby("M")["hF"].mean()
     axes.plot(mean.index, 100 * mean, color="0.2", lw=1.5, label="mean")
     marked: list[float] = []
-    for (name, members), marker in zip(chosen, "Ds^P*", strict=False):
-        row = table[[tuple(m) == tuple(members) for m in table["members"]]].iloc[0]
-        marked.append(100 * row["hF"])
-        axes.scatter(row["M"], marked[-1], s=90, marker=marker, fc="none", ec="0.1", lw=1.6, label=name, zorder=3)
+    for (name, members, score), marker in zip(chosen, "Ds^P*", strict=False):
+        marked.append(100 * score)
+        axes.scatter(members, marked[-1], s=90, marker=marker, fc="none", ec="0.1", lw=1.6, label=name, zorder=3)
     # A member far below all others is cut off, to leave room for the differences between ensembles.
     lowest = 100 * min(table.loc[table["M"] > 1, "hF"].quantile(0.02), table["hF"].quantile(0.1))
     lowest = min([lowest, *marked]) - 1
@@ -81,18 +79,7 @@ def diversity_and_gain(disagreement: pd.DataFrame, overlap: pd.DataFrame, pairs:
     panels = ((disagreement, "disagreement (% of clips)"), (overlap, "error overlap (% of errors)"))
     for number, (panel, (matrix, title)) in enumerate(zip(axes, panels, strict=False)):
         shown = 100 * matrix.where(~np.eye(len(matrix), dtype=bool))
-        sns.heatmap(
-            shown,
-            ax=panel,
-            cmap="Greys",
-            vmin=0,
-            vmax=100,
-            annot=True,
-            fmt=".0f",
-            cbar=False,
-            square=True,
-            linewidths=0.5,
-        )
+        sns.heatmap(shown, ax=panel, annot=True, fmt=".0f", cbar=False, linewidths=0.5, **PERCENTAGES)
         panel.set_title(title)
         panel.grid(visible=False)
         panel.tick_params(axis="x", rotation=90)
@@ -157,9 +144,8 @@ def posterior_card(
         right = label >= 0 and best == CLASSES[label]
         decisions.text(1.03, -row, f"{best} {100 * values[best]:.0f} %{'  ✓' * right}", va="center", fontsize="small")
     decisions.set_yticks(-np.arange(len(members)), members.index, fontsize="small")
-    decisions.set(
-        xlim=(0, 1.35), xticks=(0, 0.5, 1), xlabel="fusion weights: audio (green), text (red); predicted class"
-    )
+    label = "fusion weights: audio (green), text (red); predicted class"
+    decisions.set(xlim=(0, 1.35), xticks=(0, 0.5, 1), xlabel=label)
     decisions.grid(visible=False)
     figure.suptitle(title, x=0.01, ha="left", weight="bold")
     return figure

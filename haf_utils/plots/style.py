@@ -23,7 +23,7 @@ from haf_utils.metrics import confusion
 from haf_utils.profiles import REPOSITORY, profile
 from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS, TOP_NAMES
 
-__all__ = ["AUDIO", "CLASS_COLOURS", "COLOURS", "TEXT", "colour_labels", "confusion_matrix",
+__all__ = ["AUDIO", "CLASS_COLOURS", "COLOURS", "PERCENTAGES", "TEXT", "colour_labels", "confusion_matrix",
            "frame_top_levels", "learning_curves", "per_class_bars", "publish", "save", "style",
            "synthetic_note", "top_level_legend"]  # fmt: skip
 
@@ -31,6 +31,7 @@ __all__ = ["AUDIO", "CLASS_COLOURS", "COLOURS", "TEXT", "colour_labels", "confus
 COLOURS: dict[str, str] = {"m": "#0072B2", "is": "#E69F00", "sp": "#882255", "fx": "#009E73", "ss": "#56B4E9"}
 CLASS_COLOURS: dict[str, str] = {code: COLOURS[code.split("-")[0]] for code in CLASSES}
 AUDIO, TEXT = COLOURS["fx"], COLOURS["sp"]  # colours of the two modalities
+PERCENTAGES = {"cmap": "Greys", "vmin": 0, "vmax": 100, "square": True}  # look of a heat map
 
 
 def style() -> None:
@@ -107,20 +108,10 @@ def confusion_matrix(y_true, y_pred, title: str = "") -> Figure:
     counts = confusion(y_true, y_pred)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     figure, axes = plt.subplots(figsize=(8.6, 7.6))
-    sns.heatmap(
-        pd.DataFrame(100 * share, CLASSES, CLASSES),
-        ax=axes,
-        cmap="Greys",
-        vmin=0,
-        vmax=100,
-        square=True,
-        linewidths=0.3,
-        linecolor="0.9",
-        annot=np.where(share >= 0.05, np.round(100 * share).astype(int).astype(str), ""),
-        fmt="",
-        annot_kws={"fontsize": 7},
-        cbar_kws={"label": "share of the true class (%)", "shrink": 0.6},
-    )
+    written = np.where(share >= 0.05, np.round(100 * share).astype(int).astype(str), "")
+    look = {"annot": written, "fmt": "", "annot_kws": {"fontsize": 7}, "linewidths": 0.3, "linecolor": "0.9"}
+    look["cbar_kws"] = {"label": "share of the true class (%)", "shrink": 0.6}
+    sns.heatmap(pd.DataFrame(100 * share, CLASSES, CLASSES), ax=axes, **look, **PERCENTAGES)
     frame_top_levels(axes)
     axes.set(xlabel="predicted class", ylabel="true class", title=title)
     axes.tick_params(axis="x", rotation=90)
@@ -132,17 +123,14 @@ def confusion_matrix(y_true, y_pred, title: str = "") -> Figure:
 def learning_curves(history: pd.DataFrame, title: str = "") -> Figure:
     """Training loss and validation hF by epoch, from a run's history.csv (columns loss, validation_hF, …)."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
-    left.plot(history["epoch"], history["loss"], color="0.2", marker=".", label="training (soft targets)")
-    left.plot(
-        history["epoch"], history["validation_loss"], color="0.55", ls="--", marker=".", label="validation (true class)"
-    )
+    dark, pale = {"color": "0.2", "marker": "."}, {"color": "0.55", "ls": "--", "marker": "."}
+    left.plot(history["epoch"], history["loss"], label="training (soft targets)", **dark)
+    left.plot(history["epoch"], history["validation_loss"], label="validation (true class)", **pale)
     left.set(xlabel="epoch", ylabel="cross-entropy (nats)")
     left.legend(frameon=False)
     best = history["validation_hF"].idxmax()
-    right.plot(history["epoch"], 100 * history["validation_hF"], color="0.2", marker=".", label="hF")
-    right.plot(
-        history["epoch"], 100 * history["validation_accuracy"], color="0.55", ls="--", marker=".", label="accuracy"
-    )
+    right.plot(history["epoch"], 100 * history["validation_hF"], label="hF", **dark)
+    right.plot(history["epoch"], 100 * history["validation_accuracy"], label="accuracy", **pale)
     right.plot(history["epoch"][best], 100 * history["validation_hF"][best], "o", color="0.2", label="best, kept")
     right.set(xlabel="epoch", ylabel="on validation clips (%)")
     right.legend(frameon=False, loc="lower right")

@@ -70,16 +70,10 @@ def model_drawing(
     axes.text(103.7, 12.4, f"{parameters['classifier']:,}", fontsize=8, color=PLAIN, ha="center")
     if modality == "both":
         axes.text(34, 18.8, "mixup and noise act on both embeddings", fontsize=9, style="italic", ha="center")
-        axes.annotate("", (34, 27.5), (34, 21), arrowprops={"arrowstyle": "->", "color": "0.5"})
-        axes.annotate("", (34, 11.5), (34, 18), arrowprops={"arrowstyle": "->", "color": "0.5"})
-        axes.annotate(
-            "no text? weight 0",
-            (84, 14.8),
-            (77, 7),
-            fontsize=8,
-            color=TEXT,
-            arrowprops={"arrowstyle": "->", "color": TEXT},
-        )
+        for end, start in ((27.5, 21), (11.5, 18)):
+            axes.annotate("", (34, end), (34, start), arrowprops={"arrowstyle": "->", "color": "0.5"})
+        pointer = {"arrowstyle": "->", "color": TEXT}
+        axes.annotate("no text? weight 0", (84, 14.8), (77, 7), fontsize=8, color=TEXT, arrowprops=pointer)
     return figure
 
 
@@ -116,9 +110,8 @@ def mixup_picture(
     names: of R rows; audio, text (R, E), presence (R,), target (R, 23).
     """
     rows, shown = len(names), min(SHOWN, audio.shape[1])
-    figure, axes = plt.subplots(
-        rows, 4, figsize=(11, 1.25 * rows + 0.7), gridspec_kw={"width_ratios": [4, 4, 0.7, 5]}, squeeze=False
-    )
+    size, widths = (11, 1.25 * rows + 0.7), (4, 4, 0.7, 5)
+    figure, axes = plt.subplots(rows, 4, figsize=size, width_ratios=widths, squeeze=False)
     scale = np.abs(np.concatenate([audio[:, :SHOWN], text[:, :SHOWN]])).max()
     for row in range(rows):
         for column, values in ((0, audio), (1, text)):
@@ -135,10 +128,9 @@ def mixup_picture(
         axes[row, 3].set_yticks([0, 1], ["0", "1"], fontsize=7)
         axes[row, 3].set_xticks([])
         axes[row, 3].grid(visible=False)
-    for column, heading in enumerate(
-        (f"audio embedding ({shown} of {audio.shape[1]})", f"text embedding ({shown})", "text?", "target")
-    ):
-        axes[0, column].set_title(heading, fontsize=9, loc="center", weight="normal")
+    headings = f"audio embedding ({shown} of {audio.shape[1]})", f"text embedding ({shown})", "text?", "target"
+    for panel, heading in zip(axes[0], headings, strict=True):
+        panel.set_title(heading, fontsize=9, loc="center", weight="normal")
     axes[-1, 3].set_xticks(range(len(CLASSES)), CLASSES, rotation=90, fontsize=6)
     colour_labels(axes[-1, 3].get_xticklabels())
     figure.suptitle(title, x=0.01, ha="left", weight="bold")
@@ -151,10 +143,8 @@ def ema_curves(steps: pd.DataFrame, title: str = "") -> Figure:
     steps: columns step, and raw_loss, ema_loss (nats), raw_hF, ema_hF (fractions) on validation clips.
     """
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
-    for panel, name, factor, label in (
-        (axes[0], "loss", 1, "validation cross-entropy (nats)"),
-        (axes[1], "hF", 100, "validation hF (%)"),
-    ):
+    scores = ("loss", 1, "validation cross-entropy (nats)"), ("hF", 100, "validation hF (%)")
+    for panel, (name, factor, label) in zip(axes, scores, strict=True):
         panel.plot(steps["step"], factor * steps[f"raw_{name}"], color="0.6", lw=1, label="raw weights")
         panel.plot(steps["step"], factor * steps[f"ema_{name}"], color=COLOURS["m"], lw=2, label="their average")
         panel.set(xlabel="training step", ylabel=label)
@@ -216,9 +206,8 @@ def calibration(tables: dict[str, pd.DataFrame], title: str = "") -> Figure:
     above.plot([0, 1], [0, 1], color="0.6", lw=1, ls=":")
     below.set_ylabel("clips")
     width = 0.9 / max(len(tables), 1)
-    for number, ((name, table), colour, style) in enumerate(
-        zip(tables.items(), (COLOURS["m"], COLOURS["is"], "0.5"), ("-", "--", ":"), strict=False)
-    ):
+    looks = (COLOURS["m"], "-"), (COLOURS["is"], "--"), ("0.5", ":")
+    for number, ((name, table), (colour, style)) in enumerate(zip(tables.items(), looks, strict=False)):
         above.plot(table["confidence"], table["accuracy"], ls=style, marker="o", ms=4, color=colour, label=name)
         bins = table["high"] - table["low"]
         below.bar(table["low"] + bins * (0.05 + width * (number + 0.5)), table["clips"], bins * width, color=colour)
