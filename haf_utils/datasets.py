@@ -28,17 +28,8 @@ import numpy as np
 import pandas as pd
 
 from haf_utils.folds import official_folds
-from haf_utils.io.layouts import (
-    EXTENSIONS,
-    LAYOUTS,
-    audio_files,
-    expect_layout,
-    layout,
-    metadata_file,
-    nsynth_files,
-    read_csv,
-    read_json,
-)
+from haf_utils.io import layouts
+from haf_utils.io.layouts import EXTENSIONS, LAYOUTS, audio_files, layout, read_csv
 from haf_utils.io.progress import bar
 from haf_utils.taxonomy import CLASSES, TOP_LEVELS
 
@@ -66,47 +57,38 @@ def load_bsd(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
     Raises ValueError that names the file and the columns (missing column) or the rows (class, duplicates).
     """
     root = Path(root)
-    expect_layout(root, "bsd")
-    file = metadata_file(root)
+    layouts.expect_layout(root, "bsd")
+    file = layouts.metadata_file(root)
     raw = read_csv(file)
     _need_columns(raw, file, ("sound_id", "class", "uploader", "title", "tags"), BSD_COLUMNS)
     raw["sound_id"], raw["class"] = _ids(raw.sound_id), raw["class"].str.strip()
     outside_task = raw["class"].str.endswith("-other") | raw["class"].isin(TOP_LEVELS)
-    dropped = raw.loc[outside_task, "class"].value_counts().to_dict()
-    dropped_ids = raw.loc[outside_task, "sound_id"].to_list()
-    rows = raw[~outside_task]
+    left_out, rows = raw[outside_task], raw[~outside_task]
     label = rows["class"].map({code: label for label, code in enumerate(CLASSES)}).fillna(-1).astype(np.int64)
     problems = [
         ("out of taxonomy", rows.sound_id[row], f"row {row + 1}: class {rows['class'][row]!r} is not in the taxonomy")
         for row in rows.index[label < 0]
     ]
     paths = _paths(raw.sound_id, root / "audio", problems)
-    table = pd.DataFrame(
-        {
-            "sound_id": rows.sound_id,
-            "path": paths[~outside_task],
-            "code": rows["class"],
-            "label": label,
-            "title": rows.title,
-            "tags": rows.tags,
-            "description": rows.get("description", ""),
-            "uploader": rows.uploader,
-            "confidence": pd.to_numeric(rows.get("confidence", np.nan), errors="coerce"),
-            "source": file.stem.removesuffix("_metadata").lower(),
-        }
-        | {extra: rows[extra] for extra in ("license", "set") if extra in rows}
+    extra = [column for column in ("license", "set") if column in rows]
+    table = rows[["sound_id", "title", "tags", "uploader", *extra]].assign(
+        path=paths[~outside_task],
+        code=rows["class"],
+        label=label,
+        description=rows.get("description", ""),
+        confidence=pd.to_numeric(rows.get("confidence", np.nan), errors="coerce"),
+        source=file.stem.removesuffix("_metadata").lower(),
     )
-    absent = [column for column in ("confidence", "license", "description") if column not in raw]
-    return _finish(
-        table, file, strict, problems, raw.attrs, dropped=dropped, dropped_ids=dropped_ids, absent_columns=absent
-    )
+    facts = {"dropped": left_out["class"].value_counts().to_dict(), "dropped_ids": left_out.sound_id.to_list()}
+    facts["absent_columns"] = [column for column in ("confidence", "license", "description") if column not in raw]
+    return _finish(table, file, strict, problems, raw.attrs, **facts)
 
 
 def load_evaluation(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
     """Clips table of the challenge's evaluation set: anonymous ids, no labels (-1), no uploaders."""
     root = Path(root)
-    expect_layout(root, "evaluation")
-    file = metadata_file(root)
+    layouts.expect_layout(root, "evaluation")
+    file = layouts.metadata_file(root)
     raw = read_csv(file)
     columns = ("anonymous_id", "title", "tags", "description")
     _need_columns(raw, file, columns, columns)
@@ -119,7 +101,7 @@ def load_evaluation(root: str | os.PathLike, strict: bool = True) -> pd.DataFram
 def load_fsd50k(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
     """Clips table of FSD50K (dev and eval, or the one that is there), with a column `labels` of leaf-most labels."""
     root = Path(root)
-    expect_layout(root, "fsd50k")
+    layouts.expect_layout(root, "fsd50k")
     tables, problems, notes = [], [], {"not_utf8_rows": []}
     for name in ("dev", "eval"):
         file = root / "FSD50K.ground_truth" / f"{name}.csv"
@@ -129,7 +111,7 @@ def load_fsd50k(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
         _need_columns(raw, file, ("fname", "labels"), ("fname", "labels", "mids", "split"))
         notes["not_utf8_rows"] += raw.attrs["not_utf8_rows"]
         info_file = root / "FSD50K.metadata" / f"{name}_clips_info_FSD50K.json"
-        info = read_json(info_file) if info_file.is_file() else {}
+        info = layouts.read_json(info_file) if info_file.is_file() else {}
         fname = _ids(raw.fname)
         if info_file.is_file():
             problems += [("no metadata", clip, f"not in {info_file.name}") for clip in fname if clip not in info]
@@ -169,9 +151,7 @@ def leaf_labels(smeared: Iterable[Sequence[str]]) -> list[tuple[str, ...]]:
 
 
 # What a caption is made of; the other fields of a note would only cost memory on 289,205 notes.
-_NSYNTH_FIELDS = (
-    "note_str pitch velocity instrument_str instrument_family_str instrument_source_str qualities_str".split()
-)
+_NSYNTH_FIELDS = "pitch velocity instrument_str instrument_family_str instrument_source_str qualities_str".split()
 
 
 def load_nsynth(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
@@ -180,17 +160,16 @@ def load_nsynth(root: str | os.PathLike, strict: bool = True) -> pd.DataFrame:
     `root` is one ``nsynth-<split>`` folder or a folder that holds several.
     """
     root = Path(root)
-    expect_layout(root, "nsynth")
+    layouts.expect_layout(root, "nsynth")
     tables, problems = [], []
-    for file in nsynth_files(root):
-        notes = read_json(file)
+    for file in layouts.nsynth_files(root):
+        notes = layouts.read_json(file)
         names = pd.Series(list(notes), dtype=object)
         records = []
         for name, note in notes.items():
-            missing = [field for field in _NSYNTH_FIELDS[1:] if field not in note]
-            if missing:
+            if missing := [field for field in _NSYNTH_FIELDS if field not in note]:
                 raise ValueError(f"{file}: note {name!r} has no {', '.join(missing)}: is this NSynth's own file?")
-            records.append({"note_str": name} | {field: note[field] for field in _NSYNTH_FIELDS[1:]})
+            records.append({"note_str": name} | {field: note[field] for field in _NSYNTH_FIELDS})
         table = _unlabelled(names, _paths(names, file.parent / "audio", problems), "nsynth")
         table["record"] = records
         table["part"] = file.parent.name.removeprefix("nsynth-")
@@ -276,8 +255,7 @@ def without(table: pd.DataFrame, *others: pd.DataFrame) -> tuple[pd.DataFrame, i
 
 
 def _need_columns(table: pd.DataFrame, file: Path, needed: Sequence[str], layout_columns: Sequence[str]) -> None:
-    missing = [column for column in needed if column not in table]
-    if missing:
+    if missing := [column for column in needed if column not in table]:
         raise ValueError(
             f"{file} lacks the column {', '.join(missing)}. "
             f"Columns of this layout: {', '.join(layout_columns)}; found: {', '.join(table.columns)}"
@@ -307,7 +285,6 @@ def _unlabelled(sound_id: pd.Series, path: pd.Series, source: str) -> pd.DataFra
 
 def _finish(table, file: Path, strict: bool, problems: list, notes: dict, **facts) -> pd.DataFrame:
     """Check ids, settle problems, fix types and the order of columns."""
-    problems = list(problems)
     twice = table.sound_id.duplicated()
     problems += [("duplicate id", sound_id, "the id occurs more than once") for sound_id in table.sound_id[twice]]
     empty = table.sound_id == ""

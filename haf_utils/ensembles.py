@@ -51,10 +51,8 @@ def _checked(member: Member) -> Member:
     if probabilities.ndim == 3 and len(probabilities):
         probabilities = probabilities.mean(axis=0)
     if probabilities.ndim != 2 or probabilities.shape[1] != len(CLASSES):
-        raise ValueError(
-            f"{where}: probabilities must have shape (clips, {len(CLASSES)}) or (views, clips, {len(CLASSES)}), one "
-            f"column a class of the taxonomy, got {np.shape(member.probabilities)}"
-        )
+        form = f"(clips, {len(CLASSES)}) or (views, clips, {len(CLASSES)}), one column a class of the taxonomy"
+        raise ValueError(f"{where}: probabilities must have shape {form}, got {np.shape(member.probabilities)}")
     probabilities = check_probabilities(probabilities, f"{where}: probabilities")
     if not (ids.shape == labels.shape == (len(probabilities),)) or len(ids) == 0:
         raise ValueError(
@@ -66,8 +64,7 @@ def _checked(member: Member) -> Member:
     unique, times = np.unique(ids, return_counts=True)
     if (times > 1).any():
         raise ValueError(f"{where} scores clips more than once: {_some(unique[times > 1].tolist())}")
-    seen = np.intersect1d(unique, np.asarray(list(member.train_ids)).astype(str)).tolist()
-    if seen:
+    if seen := np.intersect1d(unique, np.asarray(list(member.train_ids)).astype(str)).tolist():
         raise ValueError(
             f"{where} was trained on {len(seen)} of the clips to be scored ({_some(seen)}): "
             "use a member of the same split, or score clips that no member has seen"
@@ -135,16 +132,10 @@ def fit_weights(list_of_probabilities: Sequence[np.ndarray], labels) -> np.ndarr
         mixed = likelihood @ weights
         return -np.log(mixed).mean(), -(likelihood / mixed[:, None]).mean(0)
 
-    members = len(stack)
-    solution = minimize(
-        cross_entropy,
-        np.full(members, 1 / members),
-        jac=True,
-        method="SLSQP",
-        bounds=[(0.0, 1.0)] * members,
-        constraints={"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like},
-        options={"ftol": 1e-12, "maxiter": 1000},
-    )
+    equal, bounds = np.full(len(stack), 1 / len(stack)), [(0.0, 1.0)] * len(stack)
+    sum_to_one = {"type": "eq", "fun": lambda w: w.sum() - 1, "jac": np.ones_like}
+    settings = {"method": "SLSQP", "options": {"ftol": 1e-12, "maxiter": 1000}}
+    solution = minimize(cross_entropy, equal, jac=True, bounds=bounds, constraints=sum_to_one, **settings)
     if not solution.success:
         raise RuntimeError(f"no weights found: {solution.message}")
     weights = np.maximum(solution.x, 0)

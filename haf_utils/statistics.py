@@ -78,8 +78,7 @@ def bootstrap_classes(y_true, y_pred, rng: np.random.Generator, replicates: int 
     y_true, y_pred (N,): labels or codes; `metric`: `lam` and `never_predicted` of `metrics.hierarchical_scores`.
     """
     truth, predictions = _systems(y_true, to_labels(y_pred))
-    scores = class_scores(_resampled_counts(truth, predictions, rng, replicates, None)[0], **metric)
-    return scores.T
+    return class_scores(_resampled_counts(truth, predictions, rng, replicates, None)[0], **metric).T
 
 
 def interval(samples: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:

@@ -30,34 +30,13 @@ _LABEL = re.compile(r"[^\W_]+(?:-[^\W_]+)*_[^\W_]+(?:-[^\W_]+)*_task1_[1-4]")  #
 _ID_COLUMNS = ("anonymous_id", "sound_id", "id")  # of the evaluation set, of the development sets, of an output
 
 # Required keys of the .meta.yaml; None stands for a value, a list for one or more of the same.
-_SUBMISSION = {
-    "label": None,
-    "name": None,
-    "abbreviation": None,
-    "authors": [
-        {
-            "lastname": None,
-            "firstname": None,
-            "email": None,
-            "corresponding": None,
-            "affiliation": {"abbreviation": None, "institute": None, "location": None},
-        }
-    ],
-}
-_SYSTEM = {
-    "source_code": None,
-    "description": {
-        "input_sampling_rate": None,
-        "audio_representation": None,
-        "text_representation": None,
-        "data_augmentation": None,
-        "machine_learning_method": None,
-        "external_data_usage": None,
-        "hierarchical_setting": None,
-    },
-    "complexity": {"total_parameters": None, "MACS": None},
-    "external_datasets": None,
-}
+_AUTHOR = dict.fromkeys(("lastname", "firstname", "email", "corresponding"))
+_AUTHOR["affiliation"] = dict.fromkeys(("abbreviation", "institute", "location"))
+_SUBMISSION = dict.fromkeys(("label", "name", "abbreviation")) | {"authors": [_AUTHOR]}
+_DESCRIPTION = """input_sampling_rate audio_representation text_representation data_augmentation machine_learning_method
+    external_data_usage hierarchical_setting""".split()
+_SYSTEM = {"source_code": None, "description": dict.fromkeys(_DESCRIPTION)}
+_SYSTEM |= {"complexity": dict.fromkeys(("total_parameters", "MACS")), "external_datasets": None}
 
 
 def file_names(surname: str, institution: str, number: int) -> tuple[str, str]:
@@ -85,8 +64,7 @@ def write(path: Path | str, ids: Sequence, probabilities, labels=None, overwrite
     ids (N,), unique; probabilities (N, 23). The class is the one with the largest posterior, or `labels` (N,), codes or
     0..22, where another rule has decided (`ensembles.decide`).
     Raises ValueError for ids that are empty, repeated or not printable, lengths that differ and rows that are no
-    distributions;
-    FileExistsError unless `overwrite`.
+    distributions; FileExistsError unless `overwrite`.
     """
     path = Path(path)
     _refuse_existing(path, overwrite)
@@ -156,8 +134,7 @@ def validate(path: Path | str, expected_ids: Sequence | None = None) -> list[str
             problems.append(f"line {line}: id {row[0]!r} stood on line {first_line[row[0]]} already")
         elif row:
             first_line[row[0]] = line
-    missing = sorted((expected or set()) - first_line.keys())
-    if missing:
+    if missing := sorted((expected or set()) - first_line.keys()):
         some = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
         problems.append(f"{len(missing)} of {len(expected or ())} ids are missing: {some}")
     if not first_line:
@@ -235,8 +212,7 @@ def write_metadata(
     """
     path = Path(path)
     _refuse_existing(path, overwrite)
-    problems = _lacking(submission, _SUBMISSION, "submission") + _lacking(system, _SYSTEM, "system")
-    if problems:
+    if problems := _lacking(submission, _SUBMISSION, "submission") + _lacking(system, _SYSTEM, "system"):
         raise ValueError(f"{path.name}: " + "; ".join(problems))
     label = submission["label"]
     if not _LABEL.fullmatch(str(label)) or path.name != f"{label}.meta.yaml":
@@ -251,14 +227,8 @@ def write_metadata(
         complexity[key] = int(value)
     if not results:
         raise ValueError("results must name at least one development dataset")
-    content = {
-        "submission": submission,
-        "system": {**system, "complexity": complexity},
-        "results": {
-            "development_datasets": {
-                dataset: _development_results(dataset, tables) for dataset, tables in results.items()
-            }
-        },
-    }
+    scores = {dataset: _development_results(dataset, tables) for dataset, tables in results.items()}
+    content = {"submission": submission, "system": {**system, "complexity": complexity}}
+    content["results"] = {"development_datasets": scores}
     text = yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120)
     atomic_write(path, lambda p: p.write_text(text, encoding="utf-8"))
