@@ -88,9 +88,8 @@ class MetadataClassifier(ClassifierMixin, BaseEstimator):
         if self.model_ is None:
             return {}
         words = self.vectorizer_.get_feature_names_out()
-        weights = (
-            self.model_.coef_ if len(self.model_.classes_) > 2 else np.vstack([-self.model_.coef_, self.model_.coef_])
-        )
+        weights = self.model_.coef_
+        weights = weights if len(weights) > 1 else np.vstack([-weights, weights])  # of two classes, the SVM keeps one
         return {
             CLASSES[label]: [(str(words[i]), float(row[i])) for i in np.argsort(-row)[:count]]
             for label, row in zip(self.model_.classes_, weights, strict=True)

@@ -38,14 +38,8 @@ class Residual(nn.Module):
 
     def __init__(self, size: int, width: int, dropout: float):
         super().__init__()
-        self.change = nn.Sequential(
-            nn.Linear(size, width),
-            nn.BatchNorm1d(width),
-            nn.LeakyReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(width, size),
-            nn.BatchNorm1d(size),
-        )
+        wide = (nn.Linear(size, width), nn.BatchNorm1d(width), nn.LeakyReLU(), nn.Dropout(dropout))
+        self.change = nn.Sequential(*wide, nn.Linear(width, size), nn.BatchNorm1d(size))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.leaky_relu(x + self.change(x))
@@ -61,14 +55,9 @@ class Hatr(nn.Module):
         super().__init__()
 
         def branch() -> nn.Sequential:
-            return nn.Sequential(
-                nn.BatchNorm1d(embedding),
-                layer(embedding, 512, dropout),
-                *(Residual(512, 1024, dropout) for _ in range(3)),
-                layer(512, 256, dropout),
-                nn.Linear(256, 128),
-                nn.BatchNorm1d(128),
-            )
+            first, residuals = layer(embedding, 512, dropout), [Residual(512, 1024, dropout) for _ in range(3)]
+            last = (layer(512, 256, dropout), nn.Linear(256, 128), nn.BatchNorm1d(128))
+            return nn.Sequential(nn.BatchNorm1d(embedding), first, *residuals, *last)
 
         self.audio, self.text = branch(), branch()
         self.attention = nn.Sequential(nn.Linear(256, 128), nn.Tanh(), nn.Linear(128, 2))
@@ -134,11 +123,8 @@ def train_hatr(
             torch.manual_seed(torch_seed(seed, epoch, "hatr dropout"))
             for start in range(0, len(order) - batch + 1, batch):  # an incomplete last batch is left out
                 rows = torch.from_numpy(order[start : start + batch]).to(device)
-                features = Features(
-                    _augment(inputs.audio[rows], generator),
-                    _augment(inputs.text[rows], generator),
-                    inputs.presence[rows],
-                )
+                audio, text = (_augment(values[rows], generator) for values in (inputs.audio, inputs.text))
+                features = Features(audio, text, inputs.presence[rows])
                 loss = F.cross_entropy(model(features).logits, truth[rows], label_smoothing=SMOOTHING)
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()

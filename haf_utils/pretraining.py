@@ -92,11 +92,8 @@ def check_captions(table: pd.DataFrame) -> None:
         if column not in table:
             raise ValueError(f"the caption table has no column {column!r}: it needs sound_id, source and captions")
     for row, captions in enumerate(table["captions"]):
-        if (
-            not isinstance(captions, (list, tuple))
-            or not captions
-            or not all(isinstance(caption, str) and caption.strip() for caption in captions)
-        ):
+        texts = captions if isinstance(captions, (list, tuple)) else ()
+        if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
             raise ValueError(
                 f"row {row} of the caption table (sound_id {table['sound_id'].iat[row]}) has no caption or an empty "
                 f"one: {captions!r}; leave such rows out first"
@@ -169,13 +166,8 @@ def pretrain(
                         network.logit_scale_a.clamp_(0, _MAX_SCALE)
                         network.logit_scale_t.clamp_(0, _MAX_SCALE)
                     ema.update(network)
-        row = {
-            "epoch": epoch + 1,
-            "loss": torch.stack(losses).mean().item(),
-            "rate": optimizer.param_groups[0]["lr"],
-            "scale_a": network.logit_scale_a.exp().item(),
-            "scale_t": network.logit_scale_t.exp().item(),
-        }
+        row = {"epoch": epoch + 1, "loss": torch.stack(losses).mean().item(), "rate": optimizer.param_groups[0]["lr"]}
+        row |= {"scale_a": network.logit_scale_a.exp().item(), "scale_t": network.logit_scale_t.exp().item()}
         if evaluate is not None:
             row |= evaluate(dataclasses.replace(clap, network=ema.model))
         row["seconds"] = time.perf_counter() - begin
@@ -213,13 +205,8 @@ def _loss(clap: Clap, batch) -> torch.Tensor:
 
 def _schedule(steps: int, settings: Pretraining) -> Callable[[int], float]:
     warm = max(1, round(settings.warmup * steps))
-
-    def factor(step: int) -> float:
-        if step < warm:
-            return (step + 1) / warm
-        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
-
-    return factor
+    rest = max(1, steps - warm)
+    return lambda step: (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / rest))
 
 
 def _identity(table: pd.DataFrame, settings: Pretraining, seed: int, shares: Mapping, accumulate: int) -> str:
@@ -230,13 +217,8 @@ def _identity(table: pd.DataFrame, settings: Pretraining, seed: int, shares: Map
 
 
 def _save(file: Path, identity: str, network, optimizer, ema: Ema, history: list[dict]) -> None:
-    state = {
-        "identity": identity,
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "ema": ema.state_dict(),
-        "history": history,
-    }
+    state = {"identity": identity, "network": network.state_dict(), "optimizer": optimizer.state_dict()}
+    state |= {"ema": ema.state_dict(), "history": history}
     atomic_write(file, lambda path: torch.save(state, path))
 
 
