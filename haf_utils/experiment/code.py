@@ -45,14 +45,10 @@ def _digests(pending: list[Path] | Iterator[Path]) -> dict[str, str]:
         file = pending.pop()
         name = file.relative_to(_PACKAGE).as_posix()
         if name not in found:
-            tree = _parsed(file)
+            tree = ast.parse(file.read_text("utf-8"))
             found[name] = hashlib.sha256(ast.dump(_bare(tree)).encode()).hexdigest()[:16]
             pending += _imports(tree)
     return dict(sorted(found.items()))
-
-
-def _parsed(file: Path) -> ast.Module:
-    return ast.parse(file.read_text("utf-8"))
 
 
 def _imports(tree: ast.Module) -> Iterator[Path]:

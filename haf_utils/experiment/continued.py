@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -94,8 +95,7 @@ def captioned(space: Workspace, seed: int = 0, notes: int = NOTES) -> CaptionedC
         removed[f"{source} recordings that cannot be read"] = len(stores[source].lost)
     joined = pd.concat(tables, ignore_index=True)[["sound_id", "source", "path", "captions", "held_out"]]
     joined = joined[[row.sound_id in stores[row.source] and len(row.captions) > 0 for row in joined.itertuples()]]
-    held_out = joined["held_out"]
-    training, held = (joined[rows].reset_index(drop=True) for rows in (~held_out, held_out))
+    training, held = (joined[joined["held_out"] == part].reset_index(drop=True) for part in (False, True))
     return CaptionedClips(training, held, stores, removed, digest.hexdigest())
 
 
@@ -110,9 +110,8 @@ def retrieval(clap: Clap, clips: pd.DataFrame, stores: dict[str, AudioStore]) ->
     captions = [captions[0] for captions in clips["captions"]]
     samples = [stores[row.source].samples(row.sound_id) for row in clips.itertuples()]
     groups = np.array([caption_group(caption) for caption in captions])
-    return retrieval_scores(
-        clap.embed_audio(samples, progress=False), clap.embed_text(captions, progress=False), groups
-    )
+    audio, text = clap.embed_audio(samples, progress=False), clap.embed_text(captions, progress=False)
+    return retrieval_scores(audio, text, groups)
 
 
 def continue_pretraining(
@@ -134,22 +133,17 @@ def continue_pretraining(
     start = checkpoint_of(finetune_config(space))
     clap = load_clap(start, space.tokenizer or None, space.device, precision)
     folder, module = Path(space.runs) / name, "haf_utils.experiment.continued"
-    identity = {
-        "start": checkpoint_digest(start, seed),
-        "clips": data.digest,
-        "sources": sorted(sources),
-        "settings": dataclasses.asdict(settings),
-        "seed": seed,
-    }
-    known = _record(folder)
+    identity = {"start": checkpoint_digest(start, seed), "clips": data.digest, "sources": sorted(sources)}
+    identity |= {"settings": dataclasses.asdict(settings), "seed": seed}
+    file = folder / "pretraining.json"  # the record of a finished checkpoint; one of version 0.1 has none
+    known = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     if known and known["identity"] == identity:
         if changed := changed_files(known["code"], module):
             line(f"{name}: made by other code: {', '.join(changed)}")
         late = data.removed.get(IN_EVALUATION, 0) if not known["evaluation"] else 0
         if late:
             line(f"{name}: trained before the evaluation set was there, on {late} clips that are in it")
-        clap = load_clap(folder, device=space.device, precision=precision)
-        return clap, pd.read_csv(folder / "history.csv")
+        return load_clap(folder, device=space.device, precision=precision), pd.read_csv(folder / "history.csv")
     if known or (folder / "model.safetensors").is_file():
         kept = folder.with_name(f"{name}~{hashlib.sha256(json.dumps(known).encode()).hexdigest()[:6]}")
         folder.rename(kept)
@@ -158,23 +152,10 @@ def continue_pretraining(
     clips = data.held_out[data.held_out["source"].isin(sources)]
     code = code_digests(module)
     key = hashlib.sha256(json.dumps([identity, code], sort_keys=True).encode()).hexdigest()[:12]
-    history = pretrain(
-        clap,
-        table,
-        data.stores,
-        folder / "training" / key,
-        settings,
-        seed=seed,
-        evaluate=lambda current: retrieval(current, clips, data.stores) if len(clips) else {},
-    )
+    evaluate = partial(retrieval, clips=clips, stores=data.stores) if len(clips) else None
+    history = pretrain(clap, table, data.stores, folder / "training" / key, settings, seed=seed, evaluate=evaluate)
     save_clap(clap.network, clap.tokenizer, folder)
     atomic_write(folder / "history.csv", lambda path: history.to_csv(path, index=False))
     record = {"identity": identity, "evaluation": bool(space.evaluation), "code": code}
-    write_json(folder / "pretraining.json", record)  # last: it marks the checkpoint as finished
+    write_json(file, record)  # last: it marks the checkpoint as finished
     return clap, history
-
-
-def _record(folder: Path) -> dict:
-    """The record of a finished checkpoint; empty where there is none, or one of version 0.1."""
-    file = folder / "pretraining.json"
-    return json.loads(file.read_text("utf-8")) if file.is_file() else {}

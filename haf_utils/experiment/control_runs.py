@@ -37,14 +37,8 @@ NEIGHBOURS = 10  # ours
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # ours: inverse regularisation of the linear probe, chosen on validation
 
 # kind -> modalities that it reads
-CONTROLS = {
-    "zero-shot": "audio",
-    "neighbours": "both",
-    "linear": "both",
-    "linear-audio": "audio",
-    "metadata": "text",
-    "hatr": "both",
-}
+CONTROLS = {"zero-shot": "audio", "neighbours": "both", "linear": "both", "linear-audio": "audio"}
+CONTROLS |= {"metadata": "text", "hatr": "both"}
 # The fields of a configuration that a control reads; the others keep their defaults.
 _USED = (
     "dataset runs extra evaluation scratch weights tokenizer name profile initialisation split fold seed extra_weight "
@@ -98,9 +92,8 @@ def run_control(config: FinetuneConfig, kind: str, quiet: bool = False) -> Path:
     data = ControlData(recipe, corpus, inputs, rows, texts)
     started = time.monotonic()
     if kind == "hatr":
-        model, history = train_hatr(
-            inputs, corpus.labels, rows["train"], rows["validation"], recipe.seed, used["epochs"], quiet
-        )
+        parts = rows["train"], rows["validation"]
+        model, history = train_hatr(inputs, corpus.labels, *parts, recipe.seed, used["epochs"], quiet)
         model = Model(None, model)
         ids = corpus.table["sound_id"].to_numpy().astype(str)
         predictions = {
@@ -185,10 +178,5 @@ def _metadata(data: ControlData) -> Callable:
     return lambda rows: model.predict_proba(data.texts[rows].tolist())
 
 
-_FITS = {
-    "zero-shot": _zero_shot,
-    "neighbours": _neighbours,
-    "linear": _linear,
-    "linear-audio": _linear,
-    "metadata": _metadata,
-}
+_FITS = {"zero-shot": _zero_shot, "neighbours": _neighbours, "linear": _linear, "linear-audio": _linear}
+_FITS["metadata"] = _metadata

@@ -63,11 +63,8 @@ def update(
                     progress.update()
                 journal.append(path, FIELDS, [known[file] for file in batch])
     table = pd.DataFrame([known[file] for file in files], columns=list(FIELDS), dtype=object)
-    for field in ("size", "frames", "rate", "channels"):
-        table[field] = table[field].astype(np.int64)
-    for field in ("peak", "rms"):
-        table[field] = table[field].astype(np.float64)
-    return table
+    counts, levels = ("size", "frames", "rate", "channels"), ("peak", "rms")
+    return table.astype(dict.fromkeys(counts, np.int64) | dict.fromkeys(levels, np.float64))
 
 
 def measure(file: str | os.PathLike) -> dict:

@@ -67,8 +67,7 @@ class Report:
 
     def __str__(self) -> str:
         lines = [f"{self.root}: {len(self.clips):,} clips, {self.hours:.2f} h of sound"]
-        dropped = self.clips.attrs.get("dropped") or {}
-        if dropped:
+        if dropped := self.clips.attrs.get("dropped"):
             codes = ", ".join(f"{code} {count}" for code, count in dropped.items())
             lines.append(f"  {sum(dropped.values()):,} rows are not part of the task and left out: {codes}")
         read = self.manifest[self.manifest.frames > 0]

@@ -119,22 +119,10 @@ def _alive(process: int) -> bool:
 
 def _source(config: FinetuneConfig) -> FinetuneConfig:
     """`config` without what does not change the embeddings, so that runs that share them are equal here."""
-    kept = (
-        "dataset",
-        "extra",
-        "extra_weight",
-        "evaluation",
-        "scratch",
-        "weights",
-        "tokenizer",
-        "runs",
-        "profile",
-        "initialisation",
-        "device",
-        "train",
-    )
+    names = "dataset extra extra_weight evaluation scratch weights tokenizer runs profile initialisation device train"
+    kept = {name: getattr(config, name) for name in names.split()}
     seed = config.seed if config.initialisation == "random" else 0
-    return resolve(FinetuneConfig(**{name: getattr(config, name) for name in kept}, seed=seed, name="source"))
+    return resolve(FinetuneConfig(**kept, seed=seed, name="source"))
 
 
 @cache
