@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# uv where it is installed, which takes a fraction of pip's time.
+# uv where it is installed, which is faster than pip.
 INSTALL = $(if $(shell command -v uv 2>/dev/null),uv pip install --quiet --compile-bytecode --python $(BIN)/python,\
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check)
 
@@ -33,7 +33,7 @@ help:  ## list the targets
 
 $(VENV)/.installed: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in [(3, 11), (3, 12)] else f"Python 3.11 or 3.12 is needed, {sys.executable} is {v[0]}.{v[1]}: make PYTHON=python3.11 …")'
-	@echo "Installing pinned packages into $(VENV) (once; a few minutes, about 2.5 GB) …"
+	@echo "Installing pinned packages into $(VENV) (once; minutes, 2.4 GB) …"
 	@$(PYTHON) -m venv $(VENV)
 	@$(INSTALL) -r requirements.txt
 	@# Two packages without their dependencies: hear21passt asks for torchaudio, which its network does not need, and

@@ -46,8 +46,8 @@ PAD = 1  # RoBERTa's
 KNOWN = {"630k": "630k-best.pt", "630k-audioset": "630k-audioset-best.pt"}
 LAION, ROBERTA = "lukewys/laion_clap", "FacebookAI/roberta-base"
 ENGINES = ("auto", "torch", "openvino")
-# From here on, OpenVINO saves more than the conversion of the network, done once, and its import cost.
-_CLIPS_FOR_OPENVINO, _HTSAT_DIM_FOR_OPENVINO = 256, 96
+# From these on, OpenVINO saves what it costs to import it and to convert the network, even at its first use.
+_CLIPS_FOR_OPENVINO, _HTSAT_DIM_FOR_OPENVINO = 512, 96
 
 
 class ClapNetwork(nn.Module):
@@ -355,7 +355,7 @@ def load_clap(checkpoint, tokenizer=None, device="cpu", precision: str = "fp32",
     `precision`: "fp32" or "bf16" (for embedding and training; the mel front end stays in fp32).
     `engine` of `Clap.embed_audio`: "torch"; "openvino", on a CPU, the same embeddings within 1e-5 (in bf16 rounded
     elsewhere), for which HTSAT is converted once in seconds and kept in the user's cache; "auto": OpenVINO on a CPU for
-    256 recordings or more by a network of at least HTSAT-tiny's width (96), unless HAF_FAST=0, else PyTorch.
+    512 recordings or more by a network of at least HTSAT-tiny's width (96), unless HAF_FAST=0, else PyTorch.
 
     Raises CheckpointError if the checkpoint is missing, damaged, refused or another model's; OSError if it would have
     to be fetched and cannot be; ValueError and ImportError as `Clap` does.

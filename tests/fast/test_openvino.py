@@ -184,7 +184,7 @@ def test_auto_takes_openvino_for_many_recordings_by_a_large_network_on_a_cpu(cla
         ClapNetwork(ClapConfig(text_layers=1, depths=(1, 1), heads=(4, 8))), clap.tokenizer, clap.device, engine="auto"
     )
     monkeypatch.setattr(openvino, "encoder", lambda *_: "an encoder")
-    assert chosen(large, 256) and not chosen(large, 255)
+    assert chosen(large, 512) and not chosen(large, 511)
     assert not chosen(dataclasses.replace(large, engine="torch"), 10_000)
     assert not chosen(dataclasses.replace(clap, engine="auto"), 10_000), "a small network does not pay for it"
     assert not chosen(dataclasses.replace(large, device=torch.device("cuda")), 10_000)
