@@ -99,7 +99,13 @@ def preflight(space: Workspace, parameters: Mapping[str, Mapping] | None = None)
     for name, reason in absent.items():
         yield f"           left out: {name}: {reason}"
     passt = any(recipe.system == "passt" for recipe in recipes.values())
-    yield from _disk(space, data, recipes, sizes.passt.sample_rate if passt else 0) if hears else ()
+    done, clips, needed = _stores(space, data, sizes.passt.sample_rate if passt else 0)
+    scratch = Path(space.scratch)
+    free = shutil.disk_usage(next(folder for folder in (scratch, *scratch.parents) if folder.exists())).free
+    yield f"decoded    {done} of {clips} recordings" + ", PaSST's at its own rate counted too" * passt
+    yield f"disk       {needed / 1e9:.1f} GB for decoded audio in {scratch}, {free / 1e9:.0f} GB free"
+    if needed > free:
+        raise PreflightError(f"{scratch} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB are needed: --scratch")
     network = None
     if hears:
         source = checkpoint_of(finetune_config(space))
@@ -115,7 +121,13 @@ def preflight(space: Workspace, parameters: Mapping[str, Mapping] | None = None)
                 yield f"PaSST      {source}: read, and it fits"
             except (OSError, ValueError) as error:
                 yield f"PaSST      cannot be trained, the other members can: {error}"
-    yield from _states(recipes, any(given.get("retrain") for given in parameters.values()))
+    yield f"runs       {len(recipes)} of notebooks 04 and 06"
+    states: dict[str, list[str]] = {}
+    retrain = any(given.get("retrain") for given in parameters.values())
+    for name, recipe in recipes.items():
+        states.setdefault(_state(recipe, retrain, look_at_data=done == clips), []).append(name)
+    for state, names in states.items():
+        yield f"           {len(names)} {state}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
     if sizes.preflight_steps:
         yield from _costs(space, groups, data, network, parameters)
     del network
@@ -158,44 +170,25 @@ def _planned(space: Workspace, parameters: Mapping[str, Mapping]) -> tuple[dict[
 _MEMBER_DEFAULTS = {"seed": 0, "train": "", "extra_weight": None}  # of notebook 06
 
 
-def _disk(space: Workspace, data: Mapping[str, _Data], recipes: Mapping, other_rate: int) -> Iterator[str]:
-    """Audio stores: what is decoded already and what they will need; PaSST reads another rate than CLAP."""
+def _stores(space: Workspace, data: Mapping[str, _Data], other_rate: int) -> tuple[int, int, float]:
+    """Audio stores of CLAP's rate and of PaSST's: recordings decoded, recordings, bytes that are still needed."""
     rate, needed, done, clips = profile(space.profile).clap.audio.sample_rate, 0.0, 0, 0
-    scratch = Path(space.scratch)
     for role, found in data.items():
         captioned = role in ("fsd50k", "nsynth")
-        folder = scratch / "stores" / (role if captioned else Path(getattr(space, role)).name)
+        folder = Path(space.scratch) / "stores" / (role if captioned else Path(getattr(space, role)).name)
         for hertz in {rate} if captioned or not other_rate else {rate, other_rate}:
-            number = min(found.used, found.recorded)
-            index = folder / str(hertz) / "index.csv"
+            number, index = min(found.used, found.recorded), folder / str(hertz) / "index.csv"
             there = min(number, len(pd.read_csv(index, usecols=[0], dtype=str))) if index.is_file() else 0
             needed += 2 * hertz * found.seconds * (number - there)
             done, clips = done + there, clips + number
-    yield f"decoded    {done} of {clips} recordings (PaSST's at {other_rate / 1000:g} kHz counted too)"
-    kept = sum(4 * _COSTS[_kind(r)][3] for r in recipes.values() if r.train == "joint" and r.profile == "full")
-    existing = next(folder for folder in (scratch, *scratch.parents) if folder.exists())
-    free = shutil.disk_usage(existing).free
-    yield f"disk       {needed / 1e9:.1f} GB for decoded audio in {scratch}, {free / 1e9:.0f} GB free"
-    if kept:
-        yield f"           {kept / 1e9:.0f} GB for trained weights, 3 GB for each training that goes on: {space.runs}"
-    if needed > free:
-        raise PreflightError(f"{scratch} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} GB are needed: --scratch")
+    return done, clips, needed
 
 
-def _states(recipes: Mapping[str, Recipe], retrain: bool) -> Iterator[str]:
-    """Which runs are finished, to do, would be kept aside; data are looked at where nothing must be decoded for it."""
-    states: dict[str, list[str]] = {}
-    for name, recipe in recipes.items():
-        states.setdefault(_state(recipe, retrain), []).append(name)
-    yield f"runs       {len(recipes)} of notebooks 04 and 06"
-    for state, names in states.items():
-        yield f"           {len(names)} {state}: {', '.join(names[:3])}{', …' if len(names) > 3 else ''}"
-
-
-def _state(recipe: Recipe, retrain: bool) -> str:
+def _state(recipe: Recipe, retrain: bool, look_at_data: bool) -> str:
+    """What there is of a run; its clips are compared where nothing has to be decoded for that."""
     try:
         known = find(recipe, retrain, look_at_data=False)
-        if known is not None and _decoded(recipe):
+        if known is not None and look_at_data:
             corpus = corpus_of(recipe)
             rows = rows_of(recipe, corpus)
             known = locate(recipe, data_digest(corpus, rows), checkpoint_used(recipe, corpus), retrain)
@@ -212,19 +205,6 @@ def _state(recipe: Recipe, retrain: bool) -> str:
     except (RunError, OSError, ValueError) as error:
         return f"cannot be read ({error})"
     return "to do"
-
-
-def _decoded(recipe: Recipe) -> bool:
-    """Whether loading the corpus decodes nothing."""
-    roots = [root for root in (recipe.dataset, recipe.extra if recipe.extra_weight else "", recipe.evaluation) if root]
-    tables = {root: load(root) for root in roots}
-    if tables[recipe.dataset]["path"].isna().all():
-        return True
-    for root, table in tables.items():
-        index = recipe.stores / Path(root).resolve().name / str(recipe.sample_rate) / "index.csv"
-        if not index.is_file() or len(pd.read_csv(index, usecols=[0], dtype=str)) < len(table):
-            return False
-    return True
 
 
 # Time and memory ------------------------------------------------------------------------------------------------------
@@ -260,6 +240,7 @@ def _costs(
         a_clip = step.seconds / part
         peak = f", {step.memory / 1e9:.1f} GB of the card's {card / 1e9:.0f}" if step.memory else ""
         yield f"measured   {step.seconds:.2f} s a step of {part} clips, CLAP{peak}; times follow in proportion"
+    yield f"disk       {sum(4e-9 * _COSTS[_kind(r)][3] for r in joint):.0f} GB for trained weights, in {space.runs}"
     for kind, recipe in {_kind(recipe): recipe for recipe in joint}.items():
         need = memory_of(kind, recipe.batch, recipe.accumulation)
         line = f"memory     {kind}, batch {recipe.batch}: "
@@ -311,19 +292,17 @@ def _seconds(recipe: Recipe, data: Mapping[str, _Data], a_clip: float, head: flo
     return recipe.epochs * training * step + predicted * evaluation
 
 
-def _head_step(device: torch.device, steps: int = 20) -> float:
-    """Seconds of a training step of the classifier alone, batch 64."""
-    system = HafClassifier(512).to(device)
-    optimizer = torch.optim.Adam(system.parameters(), 1e-3)
-    audio, target = torch.zeros((64, 512), device=device), hierarchical_targets(torch.arange(64) % 23).to(device)
-    begun = time.perf_counter()
-    for _ in range(steps):
-        soft_cross_entropy(system(Features(audio, audio, audio.new_ones(64))).logits, target).backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return (time.perf_counter() - begun) / steps
+def _head_step(device: torch.device) -> float:
+    """Seconds of a training step of the classifier alone, batch 64: the fastest of 20."""
+    system, times = HafClassifier(512).to(device), []
+    target = hierarchical_targets(torch.arange(64) % 23).to(device)
+    features = Features(*(torch.rand((64, 512), device=device) for _ in range(2)), torch.ones(64, device=device))
+    for _ in range(20):
+        begun = time.perf_counter()
+        soft_cross_entropy(system(features).logits, target).backward()
+        target.sum().item()  # waits for a GPU
+        times.append(time.perf_counter() - begun)
+    return min(times)
 
 
 def _mean_seconds(paths) -> float:
