@@ -236,7 +236,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
         build_passt(MINI, tmp_path / "odd.pt")
     other = replace(MINI, stride=10)
     torch.save(original(other).state_dict(), tmp_path / "stride.pt")
-    with pytest.raises(CheckpointError, match=r"time_new_pos_embed \(1, 96, 1, 25\) instead of \(1, 96, 1, 15\)"):
+    with pytest.raises(CheckpointError, match=r"time_new_pos_embed \(1, 128, 1, 25\) instead of \(1, 128, 1, 15\)"):
         build_passt(MINI, tmp_path / "stride.pt")
     (tmp_path / "text.pt").write_text("<html>not found</html>")
     with pytest.raises(CheckpointError, match="text.pt is a text file"):

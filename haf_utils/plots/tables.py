@@ -6,6 +6,7 @@ drawn.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -80,8 +81,9 @@ def gain_table(labels, pairs: Mapping, rng, replicates: int = 1000) -> pd.DataFr
         differences = paired_difference(labels, ours, theirs, rng, replicates)
         row = {"decisions changed (%)": percent(np.mean(np.asarray(ours) != np.asarray(theirs)))}
         for metric in ("hF", "accuracy"):
-            d = differences[metric]
-            row[metric] = f"{100 * d.estimate:+.1f} ({100 * d.low:+.1f} to {100 * d.high:+.1f})"
+            estimate, low, high = (100 * value for value in dataclasses.astuple(differences[metric]))
+            digits = decimals(low, high)
+            row[metric] = f"{estimate:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
         sign = (differences["hF"].low > 0) - (differences["hF"].high < 0)
         rows.append(row | {"in hF": ("worse", "not significant", "better")[sign + 1]})
     index = pd.MultiIndex.from_tuples(pairs) if isinstance(next(iter(pairs)), tuple) else pd.Index(pairs)

@@ -1,9 +1,13 @@
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
 from haf_utils.ensembles import diversity, subsets
 from haf_utils.metrics import hierarchical_scores
+from haf_utils.plots import tables
+from haf_utils.plots.ensemble import subset_scores
 from haf_utils.plots.tables import gain_table, mistake_table, pair_table, percent, score_table, view_table
+from haf_utils.statistics import Difference
 
 LABELS = np.arange(230) % 23
 
@@ -66,3 +70,18 @@ def test_the_surest_mistake_comes_first():
     assert table["sound_id"].tolist() == ["z", "y"] and table.index.tolist() == [2, 1]
     assert table["top level"].tolist() == ["wrong", "right"]
     assert table["members that agree"].tolist() == ["2 of 2", "1 of 2"] and len(table["title"].iloc[0]) == 40
+
+
+def test_an_interval_beside_zero_is_not_rounded_to_it(monkeypatch, rng):
+    beside = {metric: Difference(0.006, 0.0002, 0.018) for metric in ("hF", "accuracy")}
+    monkeypatch.setattr(tables, "paired_difference", lambda *_: beside)
+    row = gain_table(LABELS, {"up": (LABELS, LABELS)}, rng).loc["up"]
+    assert row["in hF"] == "better" and row["hF"] == "+0.60 (+0.02 to +1.80)"
+
+
+def test_a_system_is_marked_at_the_score_of_the_table():
+    posteriors = [np.eye(23)[confused(0.4, seed)] * 0.9 + 0.1 / 23 for seed in range(3)]
+    figure = subset_scores(subsets(posteriors, LABELS), ["CLAP", "CLAP", "words"], [("weighted", 2, 0.907)])
+    marks = [c for c in figure.axes[0].collections if c.get_label() == "weighted"]
+    assert np.allclose(marks[0].get_offsets(), [[2, 90.7]])
+    plt.close(figure)
