@@ -18,8 +18,8 @@ import pandas as pd
 from haf_utils.config import FinetuneConfig, Recipe, resolve
 from haf_utils.datasets import load_bsd
 from haf_utils.ensembles import Member, align, fit_weights, subsets
-from haf_utils.experiment.assembly import corpus_of
 from haf_utils.experiment.control_runs import run_control
+from haf_utils.experiment.finetune import find
 from haf_utils.experiment.grids import unique
 from haf_utils.experiment.sweeps import sweep
 from haf_utils.experiment.workspace import Workspace, finetune_config
@@ -163,7 +163,7 @@ def train_members(
         for name, config in configs.items()
         if name != "metadata"
     }
-    failed = _without_corpus(networks)
+    failed = _unusable(networks)
     ready = {key: recipe for key, recipe in networks.items() if key[0] not in failed}
     # In the order of members, and of those the long ones first.
     recipes = unique(sorted(ready.values(), key=lambda recipe: recipe.train != "joint"))
@@ -191,12 +191,13 @@ def train_members(
     return Trained(folders, failed)
 
 
-def _without_corpus(networks: Mapping[tuple[str, int], Recipe]) -> dict[str, str]:
-    """Members whose recordings cannot be decoded at the rate that they need (a full disk), with the reason."""
+def _unusable(networks: Mapping[tuple[str, int], Recipe]) -> dict[str, str]:
+    """Members that cannot be begun, with the reason: a full disk for recordings at their rate, a damaged run folder.
+    Raises RunError where that is so of all."""
     failed = {}
     for (name, _), recipe in networks.items():
         try:
-            corpus_of(recipe)
+            find(recipe)
         except (OSError, ValueError) as error:
             failed[name] = f"{type(error).__name__}: {error}"
     if len(failed) == len({name for name, _ in networks}) and failed:

@@ -115,17 +115,22 @@ def test_a_member_that_fails_is_named_and_the_others_go_on(tiny, monkeypatch):
 
     configs, _ = member_configs(tiny, systems={"some": (("plain (ours)", "PaSST (ours)", "metadata"), "Equal")})
     configs["smoothing (ours)"] = dataclasses.replace(configs["plain (ours)"], initialisation="/nowhere", name="lost")
-    whole = members.corpus_of
+    whole = members.find
+    damaged = Path(tiny.runs) / "haf-head_smoothing=none_f0_s9" / "config.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text("{")
+    configs["plain"] = dataclasses.replace(configs["plain (ours)"], name=damaged.parent.name)
 
-    def corpus(recipe):
+    def find(recipe):
         if recipe.system == "passt":
             raise OSError("the audio store needs 43 GB")
         return whole(recipe)
 
-    monkeypatch.setattr(members, "corpus_of", corpus)
+    monkeypatch.setattr(members, "find", find)
     trained = train_members([configs], workers=1)
     assert set(trained.folders) == {"plain (ours)", "metadata"}
     assert "43 GB" in trained.failed["PaSST (ours)"] and "/nowhere" in trained.failed["smoothing (ours)"]
+    assert "is damaged" in trained.failed["plain"]
     assert all((folder / "metrics.json").is_file() for (folder,) in trained.folders.values())
 
 
