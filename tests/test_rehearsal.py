@@ -20,7 +20,13 @@ from haf_utils.passt import build_passt
 from haf_utils.profiles import profile
 from tools.run_notebooks import main
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        os.environ.get("HAF_TEST_REHEARSAL") != "1",
+        reason="HAF_TEST_REHEARSAL=1 is for a machine with 12 GB of memory, 15 GB of disk and 25 minutes for it",
+    ),
+]
 
 CLASSES = ("m-sp", "m-m", "is-p", "is-s", "sp-s", "fx-o", "fx-v", "ss-n")
 
@@ -103,10 +109,6 @@ def results(runs: Path) -> Path:
     return table.parent
 
 
-@pytest.mark.skipif(
-    os.environ.get("HAF_TEST_REHEARSAL") != "1",
-    reason="HAF_TEST_REHEARSAL=1 is for a machine with 12 GB of memory, 15 GB of disk and 20 minutes for it",
-)
 def test_the_full_size_path_to_its_end(folder, capsys):
     """All notebooks, all members, at real sizes: 20 minutes, 12 GB of memory and 15 GB of disk on two cores."""
     source = make_embedded("mini")
