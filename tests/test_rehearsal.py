@@ -55,9 +55,13 @@ def cut(source: Path, target: Path, clips: int, classes=()) -> Path:
     (target / "audio").mkdir()
     table.to_csv(target / "metadata" / file.name, index=False)
     for clip in table.iloc[:, 0]:
-        for audio in (source / "audio").glob(f"{clip}.*"):
-            shutil.copy(audio, target / "audio")
+        copy_audio(source / "audio", clip, target / "audio")
     return target
+
+
+def copy_audio(source: Path, name: str, target: Path) -> None:
+    for file in source.glob(f"{name}.*"):
+        shutil.copy(file, target)
 
 
 def captioned(source: Path, target: Path, clips: int) -> None:
@@ -70,14 +74,14 @@ def captioned(source: Path, target: Path, clips: int) -> None:
         audio = f"FSD50K/FSD50K.{part}_audio"
         (target / audio).mkdir()
         for clip in table["fname"]:
-            shutil.copy(source / audio / f"{clip}.wav", target / audio)
+            copy_audio(source / audio, clip, target / audio)
     shutil.copytree(source / "FSD50K/FSD50K.metadata", target / "FSD50K/FSD50K.metadata")
     for split in source.glob("nsynth-*"):
         notes = dict(list(json.loads((split / "examples.json").read_text()).items())[:clips])
         (target / split.name / "audio").mkdir(parents=True)
         (target / split.name / "examples.json").write_text(json.dumps(notes))
         for note in notes:
-            shutil.copy(split / "audio" / f"{note}.wav", target / split.name / "audio")
+            copy_audio(split / "audio", note, target / split.name / "audio")
 
 
 def weights(target: Path) -> dict[str, str]:
