@@ -1,7 +1,4 @@
-"""HTSAT's forward pass on a CPU by OpenVINO: laion-clap's `forward_features`, converted once and kept in a cache.
-
-OpenVINO is optional; `haf_utils.clap.load_clap` says when it is used.
-"""
+"""HTSAT's forward pass on a CPU by OpenVINO, where it is installed and `haf_utils.clap.load_clap` asks for it."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
@@ -25,6 +23,8 @@ __all__ = ["encoder", "library"]
 
 _PRECISIONS = {"fp32": "f32", "bf16": "bf16"}
 _KEPT = 8  # converted networks in the cache, as large as their weights; the least recently used is removed first
+# One for good: where one of several is closed, OpenVINO 2026.4.1 leaves signals a freed stack (DataLoader: SIGCHLD).
+_core = cache(lambda: library().Core())
 _COMPILED: WeakKeyDictionary = WeakKeyDictionary()  # network -> (digest, {(precision, threads): compiled network})
 
 
@@ -65,7 +65,7 @@ def encoder(htsat: nn.Module, precision: str = "fp32") -> Callable[[torch.Tensor
             "INFERENCE_NUM_THREADS": threads,
             "ENABLE_CPU_PINNING": False,  # other processes may be bound to the same cores
         }
-        compiled[key] = openvino.Core().compile_model(_converted(openvino, htsat, digest), "CPU", settings)
+        compiled[key] = _core().compile_model(_converted(openvino, htsat, digest), "CPU", settings)
     requests: SimpleQueue = SimpleQueue()
     for _ in range(threads):
         requests.put(compiled[key].create_infer_request())
@@ -95,11 +95,11 @@ def _digest(htsat: nn.Module) -> str:
 
 def _converted(openvino, htsat: nn.Module, digest: str):
     """The network in OpenVINO's form: from the cache, or converted and written into it."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "haf-clap"
-    folder = cache / f"openvino-{digest}"
+    kept = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "haf-clap"
+    folder = kept / f"openvino-{digest}"
     try:
         os.utime(folder)
-        return openvino.Core().read_model(folder / "htsat.xml")
+        return _core().read_model(folder / "htsat.xml")
     except (OSError, RuntimeError):  # it is not there, or is damaged
         pass
     # Batch 1: the trace keeps the number of windows as a constant, and other numbers would come out wrong.
@@ -108,13 +108,13 @@ def _converted(openvino, htsat: nn.Module, digest: str):
         warnings.simplefilter("ignore")  # on tracing, of which OpenVINO makes use
         network = openvino.convert_model(pooled, input=[shape], example_input=torch.zeros(shape), share_weights=False)
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix="openvino-", dir=cache) as beside:
+        kept.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix="openvino-", dir=kept) as beside:
             openvino.save_model(network, Path(beside) / "new" / "htsat.xml", compress_to_fp16=False)
             shutil.rmtree(folder, ignore_errors=True)
             os.rename(Path(beside) / "new", folder)
-        for old in sorted(cache.glob("openvino-*"), key=os.path.getmtime)[:-_KEPT]:
+        for old in sorted(kept.glob("openvino-*"), key=os.path.getmtime)[:-_KEPT]:
             shutil.rmtree(old, ignore_errors=True)
     except (OSError, RuntimeError) as error:
-        warnings.warn(f"the network converted for OpenVINO could not be kept in {cache}: {error}", stacklevel=2)
+        warnings.warn(f"the network converted for OpenVINO could not be kept in {kept}: {error}", stacklevel=2)
     return network

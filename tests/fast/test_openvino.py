@@ -108,6 +108,27 @@ def test_recordings_have_the_same_embeddings(clap, clips):
     assert clap.network.encoder is None
 
 
+def test_signals_arrive_after_networks_have_gone():
+    """A DataLoader's worker ends (SIGCHLD) where faulthandler has given signals a stack of their own, as in pytest."""
+    code = f"""
+import faulthandler, gc, signal, subprocess, sys
+sys.path.insert(0, {str(REPOSITORY / "tests" / "fast")!r}), sys.path.insert(0, {str(REPOSITORY / "tests")!r})
+from test_openvino import CONFIG, ClapNetwork, openvino, torch
+faulthandler.enable()
+signal.signal(signal.SIGCHLD, lambda *_: None)
+networks = [ClapNetwork(CONFIG).eval().audio_branch for _ in range(3)]
+for network in networks:
+    openvino.encoder(network)(torch.zeros(1, 1, CONFIG.spec_size, CONFIG.spec_size))
+while networks:
+    del networks[0], network
+    network = None
+    gc.collect()
+    subprocess.run(["true"])
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
 def test_weights_that_have_changed_are_converted_again(clap, clips, unconverted):
     network = copy.deepcopy(clap.network)
     changed = network.audio_branch.layers[0].blocks[0].mlp.fc1.weight
