@@ -14,16 +14,7 @@ import soxr
 
 from haf_utils.io.recordings import AudioError, decode
 
-__all__ = [
-    "AudioError",
-    "decode",
-    "fixed_windows",
-    "prepare",
-    "random_window",
-    "repeat_pad",
-    "to_float",
-    "windows",
-]
+__all__ = ["AudioError", "decode", "fixed_windows", "prepare", "random_window", "repeat_pad", "to_float", "windows"]
 
 MAX_WINDOWS = 5  # ours: fixed windows a clip; BSD's 30 s clips need three of 10 s
 

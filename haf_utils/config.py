@@ -10,23 +10,9 @@ from pathlib import Path
 
 from haf_utils.profiles import PROFILES, Profile, Rates, profile
 
-__all__ = [
-    "ARCHITECTURES",
-    "FOLDS",
-    "FUSIONS",
-    "LOCATION_FIELDS",
-    "MODALITIES",
-    "SMOOTHINGS",
-    "SPLITS",
-    "FinetuneConfig",
-    "Recipe",
-    "check",
-    "check_device",
-    "default_name",
-    "differing",
-    "parameters",
-    "resolve",
-]
+__all__ = ["ARCHITECTURES", "FOLDS", "FUSIONS", "LOCATION_FIELDS", "MODALITIES", "SMOOTHINGS", "SPLITS",
+           "FinetuneConfig", "Recipe", "check", "check_device", "default_name", "differing",
+           "parameters", "resolve"]  # fmt: skip
 
 ARCHITECTURES = ("haf", "text_aux", "passt")
 SMOOTHINGS = ("none", "uniform", "hierarchical")

@@ -73,13 +73,7 @@ class LiveInputs:
     live = True
 
     def __init__(
-        self,
-        corpus: Corpus,
-        window: int,
-        tokens: list[list[int]],
-        presence: np.ndarray,
-        device: str,
-        precision: str,
+        self, corpus: Corpus, window: int, tokens: list[list[int]], presence: np.ndarray, device: str, precision: str
     ):
         self.corpus, self.window, self.tokens = corpus, window, tokens
         self.device, self.precision = torch.device(device), precision

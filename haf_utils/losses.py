@@ -12,15 +12,8 @@ import torch.nn.functional as F
 from haf_utils.config import SMOOTHINGS
 from haf_utils.taxonomy import CLASSES, PARENT, TOP_LEVELS
 
-__all__ = [
-    "hierarchical_targets",
-    "one_hot_targets",
-    "soft_cross_entropy",
-    "targets",
-    "top_level",
-    "top_level_cross_entropy",
-    "uniform_targets",
-]
+__all__ = ["hierarchical_targets", "one_hot_targets", "soft_cross_entropy", "targets", "top_level",
+           "top_level_cross_entropy", "uniform_targets"]  # fmt: skip
 
 _PARENT = torch.from_numpy(PARENT.copy())
 _SIBLING = (_PARENT[:, None] == _PARENT[None, :]) & ~torch.eye(len(CLASSES), dtype=torch.bool)

@@ -18,17 +18,8 @@ from torch import nn
 from haf_utils.config import FUSIONS, MODALITIES
 from haf_utils.taxonomy import CLASSES
 
-__all__ = [
-    "ClapBackbone",
-    "Features",
-    "GatedResidual",
-    "HafClassifier",
-    "LinearClassifier",
-    "Model",
-    "Output",
-    "PasstBackbone",
-    "TextAuxClassifier",
-]
+__all__ = ["ClapBackbone", "Features", "GatedResidual", "HafClassifier", "LinearClassifier", "Model", "Output",
+           "PasstBackbone", "TextAuxClassifier"]  # fmt: skip
 
 
 class Features(NamedTuple):

@@ -9,17 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = [
-    "AudioConfig",
-    "ClapConfig",
-    "PasstConfig",
-    "Pretraining",
-    "Profile",
-    "Rates",
-    "PROFILES",
-    "REPOSITORY",
-    "profile",
-]
+__all__ = ["AudioConfig", "ClapConfig", "PasstConfig", "Pretraining", "Profile", "Rates", "PROFILES", "REPOSITORY",
+           "profile"]  # fmt: skip
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -157,14 +148,7 @@ _CAVEAT = (
     "a small network, pretrained on synthetic sounds: of real recordings it knows little (full: the real networks)"
 )
 _MINI_PASST = PasstConfig(
-    window_samples=81_600,
-    frames=255,
-    dim=128,
-    depth=4,
-    heads=4,
-    stride=16,
-    patchout_time=4,
-    patchout_frequency=2,
+    window_samples=81_600, frames=255, dim=128, depth=4, heads=4, stride=16, patchout_time=4, patchout_frequency=2
 )
 
 PROFILES: dict[str, Profile] = {

@@ -22,27 +22,9 @@ from haf_utils.metrics import confusion, error_severity, scores_from_confusion
 from haf_utils.runs import Run, RunError, finished, load_run
 from haf_utils.statistics import Difference, bootstrap, decimals, interval, mcnemar, paired_difference
 
-__all__ = [
-    "Pooled",
-    "compare",
-    "compare_all",
-    "errors_inside_parent",
-    "head_twin",
-    "joint_recipes",
-    "on_clips",
-    "one_fold",
-    "one_seed",
-    "pool",
-    "read_runs",
-    "recipe_of",
-    "score",
-    "severity",
-    "standing",
-    "told",
-    "verdict",
-    "without_tta",
-    "write_table",
-]
+__all__ = ["Pooled", "compare", "compare_all", "errors_inside_parent", "head_twin", "joint_recipes", "on_clips",
+           "one_fold", "one_seed", "pool", "read_runs", "recipe_of", "score", "severity", "standing", "told",
+           "verdict", "without_tta", "write_table"]  # fmt: skip
 
 REPLICATE_FIELDS = (*LOCATION_FIELDS, "fold", "seed")  # what may differ between the runs that are pooled
 

@@ -22,18 +22,8 @@ from haf_utils.model import ClapBackbone, HafClassifier, LinearClassifier, Model
 from haf_utils.passt import build_passt
 from haf_utils.profiles import REPOSITORY, Profile, profile
 
-__all__ = [
-    "Assembled",
-    "assemble",
-    "checkpoint_digest",
-    "checkpoint_of",
-    "checkpoint_used",
-    "classifier_of",
-    "corpus_of",
-    "embeddings",
-    "load_source",
-    "text_order",
-]
+__all__ = ["Assembled", "assemble", "checkpoint_digest", "checkpoint_of", "checkpoint_used", "classifier_of",
+           "corpus_of", "embeddings", "load_source", "text_order"]  # fmt: skip
 
 SHIPPED = "embeddings shipped with the dataset"  # stands where a checkpoint's digest would
 

@@ -38,21 +38,8 @@ from haf_utils.runs import Predictions, Run, RunError, finished, read_prediction
 from haf_utils.taxonomy import CLASSES
 from haf_utils.training import fit
 
-__all__ = [
-    "SCORED",
-    "Place",
-    "add_evaluation",
-    "close_run",
-    "data_digest",
-    "find",
-    "finetune",
-    "locate",
-    "open_run",
-    "config_of",
-    "other_code",
-    "rows_of",
-    "unpredicted",
-]
+__all__ = ["SCORED", "Place", "add_evaluation", "close_run", "data_digest", "find", "finetune", "locate", "open_run",
+           "config_of", "other_code", "rows_of", "unpredicted"]  # fmt: skip
 
 SCORED = ("validation", "test", "evaluation")  # parts that a run predicts
 _SAVE_EVERY = 15.0  # seconds between saved states: a shorter run is cheaper to train again than to save

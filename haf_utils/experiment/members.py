@@ -28,26 +28,9 @@ from haf_utils.io.progress import headless
 from haf_utils.profiles import profile
 from haf_utils.runs import Run, RunError
 
-__all__ = [
-    "MEMBERS",
-    "REPORTED",
-    "SYSTEMS",
-    "TRAIN",
-    "Trained",
-    "best_subset",
-    "complete",
-    "fold_member",
-    "fuse",
-    "kind_of",
-    "makeable",
-    "member_configs",
-    "member_of",
-    "out_of_fold",
-    "submitted",
-    "systems_called",
-    "train_members",
-    "weights_of",
-]
+__all__ = ["MEMBERS", "REPORTED", "SYSTEMS", "TRAIN", "Trained", "best_subset", "complete", "fold_member", "fuse",
+           "kind_of", "makeable", "member_configs", "member_of", "out_of_fold", "submitted", "systems_called",
+           "train_members", "weights_of"]  # fmt: skip
 
 # Every member: the fields of `FinetuneConfig` in which it differs from the report's recipe (630k, hierarchical
 # smoothing, mixup) without BSD35k-CS; "seed" is added. An initialisation that is a folder's name is one of the runs'.
@@ -294,11 +277,7 @@ def fuse(members: Sequence[Member], weights=None, name: str = "") -> Member:
 
 
 def out_of_fold(
-    runs: Mapping[str, Sequence[Run]],
-    names: Sequence[str],
-    fusion: str = "Equal",
-    name: str = "",
-    part: str = "test",
+    runs: Mapping[str, Sequence[Run]], names: Sequence[str], fusion: str = "Equal", name: str = "", part: str = "test"
 ) -> Member:
     """What a system predicts of the clips of `part` of all folds, pooled: each fold's by the models that were not
     trained on them, with weights (or a subset) from that fold's validation clips.

@@ -40,15 +40,8 @@ from haf_utils.passt import build_passt
 from haf_utils.runs import Predictions, Run, RunError, load_run
 from haf_utils.taxonomy import CLASSES, NAMES
 
-__all__ = [
-    "TrainedModel",
-    "classify_files",
-    "describe",
-    "find_recordings",
-    "load_system",
-    "predict_again",
-    "read_texts",
-]
+__all__ = ["TrainedModel", "classify_files", "describe", "find_recordings", "load_system", "predict_again",
+           "read_texts"]  # fmt: skip
 
 _CHUNK = 64  # recordings decoded at a time: bounds memory
 

@@ -18,10 +18,7 @@ _UP, _DOWN, _OPEN = "#0072B2", "#D55E00", "0.55"  # above zero, below zero, cove
 
 
 def forest(
-    groups: Mapping[str, pd.DataFrame],
-    title: str = "",
-    label: str = "difference in hF (points)",
-    reach: float = np.inf,
+    groups: Mapping[str, pd.DataFrame], title: str = "", label: str = "difference in hF (points)", reach: float = np.inf
 ) -> Figure:
     """Forest plot: a row a variant with its difference and 95 % interval, under a heading a group.
 

@@ -16,16 +16,8 @@ from haf_utils.metrics import hierarchical_scores
 from haf_utils.statistics import Difference, bootstrap, decimals, interval, paired_difference
 from haf_utils.taxonomy import CLASSES, PARENT
 
-__all__ = [
-    "difference_sentence",
-    "gain_table",
-    "mistake_table",
-    "moved",
-    "pair_table",
-    "percent",
-    "score_table",
-    "view_table",
-]
+__all__ = ["difference_sentence", "gain_table", "mistake_table", "moved", "pair_table", "percent", "score_table",
+           "view_table"]  # fmt: skip
 
 
 def percent(share: float) -> str:
