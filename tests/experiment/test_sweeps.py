@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import HAF, hear_interrupts
+from conftest import HAF, REPOSITORY, hear_interrupts
 from filelock import FileLock
 
 from haf_utils.cli import main
@@ -131,6 +131,18 @@ def test_grids_from_files_and_arguments(tmp_path):
     (tmp_path / "c.yaml").write_text("just text")
     with pytest.raises(ValueError, match="c.yaml: a grid maps"):
         read_grid([str(tmp_path / "c.yaml")])
+
+
+def test_the_recipes_that_ship_are_grids():
+    files = sorted((REPOSITORY / "recipes").glob("*.yaml"))
+    assert files
+    for file in files:
+        runs = grid(FinetuneConfig("/data", "/runs", extra="/extra", profile="full"), read_grid([str(file)]))
+        assert sorted(run.fold for run in runs) == [0, 1, 2, 3, 4] and {run.seed for run in runs} == {0}
+    winner = grid(FinetuneConfig("/data", "/runs"), read_grid([str(files[0])]))
+    assert {(run.train, run.fusion, run.classifier_rate, run.backbone_rate) for run in winner} == {
+        ("joint", "concatenation", 4e-6, 4e-6)
+    }
 
 
 def test_the_command_line_names_what_is_wrong_and_what_it_would_do(dataset, tmp_path, capsys):
