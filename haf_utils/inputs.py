@@ -20,6 +20,8 @@ from haf_utils.model import Features, Model
 
 __all__ = ["Batch", "CachedInputs", "LiveInputs", "clip_generator", "torch_seed"]
 
+_WINDOWS = 32  # that a network embeds at once outside training
+
 
 def clip_generator(*key: int | str) -> np.random.Generator:
     """The random generator of a clip, view or epoch: its draws depend on `key` alone, not on what else is drawn."""
@@ -107,8 +109,11 @@ class LiveInputs:
 
     def embed_audio(self, model: Model, batch: Batch) -> torch.Tensor:
         """(B, E): the windows' embeddings averaged over each clip, and for CLAP L2-normalised again."""
+        # Memory must not grow with the length of clips. A training step is whole.
+        parts = [batch.windows] if model.training else batch.windows.split(_WINDOWS)
         with self.autocast():
-            embeddings = model.backbone.embed_audio(batch.windows.to(self.device, non_blocking=True))
+            embedded = [model.backbone.embed_audio(part.to(self.device, non_blocking=True)) for part in parts]
+        embeddings = torch.cat(embedded)
         sums = embeddings.new_zeros((len(batch.presence), embeddings.shape[1]), dtype=torch.float32)
         # Counted on the CPU and copied asynchronously: counting on the GPU would force a synchronisation.
         number = torch.bincount(batch.clip, minlength=len(sums))[:, None].to(self.device, non_blocking=True)

@@ -9,15 +9,17 @@ LayerNorm and a linear layer on the mean of the two class tokens.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from urllib.error import URLError
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint as recompute
 from transformers.audio_utils import mel_filter_bank
 
+from haf_utils import fast
 from haf_utils.audio import to_float
 from haf_utils.io.checkpoints import CheckpointError, read_state, state_differences
 from haf_utils.io.third_party import hear21passt
@@ -114,8 +116,17 @@ class PasstNetwork(nn.Module):
         x = torch.cat([class_tokens.expand(len(mel), -1, -1), patches.flatten(2).transpose(1, 2)], dim=1)
         again = self.recompute_activations and torch.is_grad_enabled()
         for block in net.blocks:
-            x = recompute(block, x, use_reentrant=False) if again else block(x)
+            run = partial(_fused, block) if fast.enabled() else block
+            x = recompute(run, x, use_reentrant=False) if again else run(x)
         return net.norm(x[:, :2]).float().mean(dim=1)
+
+
+def _fused(block: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """hear21passt's block on tokens (B, N, dim) by PyTorch's fused attention, which keeps no (N, N) matrix."""
+    own = block.attn
+    qkv = own.qkv(block.norm1(x)).unflatten(2, (3, own.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    x = x + own.proj(F.scaled_dot_product_attention(*qkv).transpose(1, 2).flatten(2))
+    return x + block.mlp(block.norm2(x))
 
 
 def _patchout(patches: torch.Tensor, count: int, dim: int) -> torch.Tensor:

@@ -25,7 +25,7 @@ SHARED = REPOSITORY.parent / "shared"  # real recordings, real metadata, golden 
 NETWORKS = ("test_clap", "test_hatr", "test_passt", "test_pretraining", "test_real_recordings", "test_repository")
 
 # Plain and fast ways through the networks; `.ci/run` repeats them with HAF_FAST=0.
-PARITY = ("test_clap", "test_htsat", "test_roberta")
+PARITY = ("test_clap", "test_htsat", "test_passt", "test_roberta")
 
 
 def pytest_collection_modifyitems(items):

@@ -17,10 +17,12 @@ class Listener(torch.nn.Module):
     def __init__(self, window, width=16):
         super().__init__()
         self.calls = 0
+        self.sizes = []  # windows of each forward pass
         self.register_buffer("basis", torch.randn(64, width, generator=torch.Generator().manual_seed(0)))
 
     def embed_audio(self, waveforms):
         self.calls += 1
+        self.sizes.append(len(waveforms))
         spectrum = torch.fft.rfft(waveforms[:, : waveforms.shape[1] // 128 * 128].reshape(len(waveforms), -1, 128))
         # the phase of the window decides, so that a rotated clip is another one
         return torch.nn.functional.normalize(spectrum.real[:, :20, :64].mean(1) @ self.basis, dim=1)
@@ -176,3 +178,14 @@ def test_long_clips_are_heard_through_windows_that_are_averaged(corpus):
     expected = torch.nn.functional.normalize(pieces.mean(0), dim=0)
     torch.testing.assert_close(together[0], expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(together.norm(dim=1), torch.ones(2))
+
+
+def test_long_clips_are_embedded_a_bounded_number_of_windows_at_a_time(corpus):
+    rows = np.arange(20)
+    shortest = min(len(corpus.samples(row)) for row in rows)
+    live = LiveInputs(corpus, shortest // 6, [[0, 2]] * len(corpus.table), corpus.presence, "cpu", "fp32")
+    model = system(Listener(shortest // 6))
+    together = embed_rows(model, live, rows, 20).audio  # five windows a clip
+    assert sum(model.backbone.sizes) == 100 and max(model.backbone.sizes) <= 32
+    alone = torch.cat([embed_rows(model, live, rows[[row]], 1).audio for row in rows])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-6)

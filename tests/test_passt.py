@@ -150,7 +150,7 @@ def test_full_size_has_the_weights_of_hear21passts_model_and_runs():
 def test_patchout_in_training_only():
     network, waves = build_passt(MINI), noise(2, MINI.window_samples)
     tokens = []
-    network.network.blocks[0].register_forward_hook(lambda _, inputs, output: tokens.append(output.shape[1]))
+    network.network.blocks[0].mlp.register_forward_hook(lambda _, inputs, output: tokens.append(output.shape[1]))
     torch.manual_seed(0)
     first, second = network(waves), network(waves)
     assert not torch.allclose(first, second)
@@ -179,6 +179,32 @@ def test_gradients_are_the_same_with_activations_recomputed():
     for plain, recomputed in zip(*gradients, strict=True):  # also: no parameter is left without a gradient
         torch.testing.assert_close(plain, recomputed)
     assert all(gradient.abs().max() > 0 for gradient in gradients[0])
+
+
+@pytest.mark.parametrize("config", [MINI, TEN_SECONDS], ids=["mini", "ten seconds"])
+def test_fused_attention_has_the_embeddings_and_gradients_of_hear21passts(config, monkeypatch):
+    network, waves = build_passt(config), noise(2, config.window_samples)
+    found = []
+    for fast in "10":
+        monkeypatch.setenv("HAF_FAST", fast)
+        network.zero_grad()
+        torch.manual_seed(0)
+        embeddings = network(waves)
+        embeddings.square().sum().backward()
+        found.append([embeddings.detach(), *(parameter.grad.clone() for parameter in network.parameters())])
+    for fused, plain in zip(*found, strict=True):
+        torch.testing.assert_close(fused, plain, atol=1e-5, rtol=1e-3)
+
+
+def test_fused_attention_keeps_no_matrix_of_weights(monkeypatch):
+    """What a step keeps for its backward pass: nothing of shape (heads, N, N)."""
+    monkeypatch.setenv("HAF_FAST", "1")
+    network, waves = build_passt(TEN_SECONDS), noise(1, TEN_SECONDS.window_samples)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(tuple(t.shape)) or t, lambda t: t):
+        network(waves)
+    tokens = max(shape[2] for shape in kept if len(shape) == 4)
+    assert tokens > 100 and not any(shape[-2:] == (tokens, tokens) for shape in kept if len(shape) >= 2)
 
 
 def test_bf16_is_near_and_a_copy_is_equal():

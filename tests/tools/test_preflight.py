@@ -90,9 +90,9 @@ def test_weights_that_cannot_be_had_stop_the_plan(tmp_path):
 
 
 def test_memory_grows_with_the_part_of_a_batch_alone():
-    """CLAP takes 8 GB at batch 64, PaSST 28 GB for its backward pass alone."""
+    """CLAP takes 8 GB at batch 64, PaSST 22 GB for its backward pass alone."""
     assert memory_of("CLAP", 64) == pytest.approx(8e9, rel=0.05)
-    assert memory_of("PaSST", 64) == pytest.approx(28e9 + 20 * 86e6, rel=0.02)
+    assert memory_of("PaSST", 64) == pytest.approx(22.4e9 + 20 * 86e6, rel=0.02)
     assert memory_of("PaSST", 64, 4) == memory_of("PaSST", 16) < 24e9 < memory_of("PaSST", 64)
     assert memory_of("CLAP", 64, precision="fp32") > memory_of("CLAP", 64)
 
