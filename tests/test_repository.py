@@ -169,7 +169,7 @@ def test_processes_on_a_cpu_keep_freed_memory_unless_a_user_sets_it_otherwise(ow
 
 
 def test_notebooks_are_numbered_without_gaps():
-    assert [path.name[:2] for path in NOTEBOOKS] == [f"{n:02d}" for n in range(1, len(NOTEBOOKS) + 1)]
+    assert [path.name[:2] for path in NOTEBOOKS] == [f"{n:02d}" for n in range(len(NOTEBOOKS))]
 
 
 def test_shipped_checkpoint_is_small_and_what_its_page_says():

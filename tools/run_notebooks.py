@@ -112,7 +112,7 @@ def steps(notebooks: Sequence[Path], shared: Mapping, own: Mapping[str, Mapping]
         by_number = {path.name[:2]: entry for path, entry in zip(notebooks, order, strict=True)}
         ensemble = by_number["06"][0]
         by_number["06, ours"] = ensemble, {"systems_of": "ours"}, f"{ensemble.stem}_ours.ipynb"
-        order = [by_number[number] for number in ("01", "02", "04", "06, ours", "03", "06", "05")]
+        order = [by_number[number] for number in ("00", "01", "02", "04", "06, ours", "03", "06", "05")]
     numbers = {path.name[:2] for path in notebooks}
     for number in own:
         if number not in numbers:
@@ -272,12 +272,12 @@ def _run_all(space: Workspace, todo: Sequence[Step], wanted: Sequence[str], fres
 
 def _left_out(notebook: Path, space: Workspace) -> str:
     """Why a notebook cannot run on these datasets; "" where it can."""
-    if not notebook.name.startswith("03"):
+    needs_audio = {"00": "it takes recordings apart", "03": "what it trains embeds audio"}
+    if not (reason := needs_audio.get(notebook.name[:2])):
         return ""
-    if not (space.fsd50k or space.nsynth):
+    if notebook.name.startswith("03") and not (space.fsd50k or space.nsynth):
         return "it needs --fsd50k or --nsynth"
-    embedded_only = load_bsd(space.dataset)["path"].isna().all()
-    return "what it trains embeds audio, and this dataset has none" if embedded_only else ""
+    return f"{reason}, and this dataset has none" if load_bsd(space.dataset)["path"].isna().all() else ""
 
 
 def _shown(path: Path) -> str:

@@ -131,8 +131,8 @@ def test_a_notebook_gets_the_parameters_that_it_declares_and_its_own():
 
 def test_ours_goes_first_and_the_ablations_last_where_members_take_hours():
     order = [(step.key[:2], step.parameters.get("systems_of")) for step in steps(PATHS, {}, {}, True)]
-    assert order == [(n, "ours" if place == 3 else None) for place, n in enumerate("01 02 04 06 03 06 05".split())]
-    assert len({step.key for step in steps(PATHS, {}, {}, True)}) == 7
+    assert order == [(n, "ours" if place == 4 else None) for place, n in enumerate("00 01 02 04 06 03 06 05".split())]
+    assert len({step.key for step in steps(PATHS, {}, {}, True)}) == 8
     alone = steps(PATHS, {"systems_of": "report"}, {}, True)
     assert [step.key[:2] for step in alone].count("06") == 1
 
