@@ -129,19 +129,8 @@ _RANGES = {  # inclusive
     "classifier_rate": (0, 10),
     "backbone_rate": (0, 10),
 }
-LOCATION_FIELDS = (
-    "dataset",
-    "runs",
-    "extra",
-    "evaluation",
-    "scratch",
-    "weights",
-    "tokenizer",
-    "name",
-    "device",
-)  # where a run is, not what it is
-
-
+# Where a run is, not what it is.
+LOCATION_FIELDS = tuple("dataset runs extra evaluation scratch weights tokenizer name device".split())
 _UNNAMED = ("profile", "system", "train", "fold", "seed", "precision")  # stand in a name's fixed places, or nowhere
 
 
@@ -201,20 +190,8 @@ def resolve(config: FinetuneConfig) -> Recipe:
         config = dataclasses.replace(config, accumulation=1)
     sizes = profile(config.profile)
     rates = sizes.head if config.train == "head" else sizes.joint
-    defaults = {
-        "smoothing_factor": sizes.smoothing,
-        "mixup_alpha": sizes.mixup_alpha,
-        "mixup_probability": sizes.mixup_probability,
-        "feature_noise": sizes.feature_noise,
-        "dropout": sizes.dropout,
-        "tta_views": sizes.tta_views,
-        "epochs": rates.epochs,
-        "batch": rates.batch,
-        "classifier_rate": rates.classifier_rate,
-        "backbone_rate": rates.backbone_rate,
-    }
-    given = parameters(config)
-    filled = {name: value for name, value in defaults.items() if given[name] is None}
+    given, defaults = parameters(config), vars(sizes) | vars(rates) | {"smoothing_factor": sizes.smoothing}
+    filled = {name: defaults[name] for name, value in given.items() if value is None}
     name = config.name or default_name(config)
     if Path(name).name != name or name.startswith("."):
         raise ValueError(f"name={name!r} must be a plain folder name")

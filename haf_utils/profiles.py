@@ -107,7 +107,7 @@ class Profile:
     joint: Rates
     pretraining: Pretraining
     checkpoint: str  # what `initialisation="pretrained"` means: a path under the repository, or a known name
-    passt_checkpoint: str | None  # None: random weights
+    passt_checkpoint: str  # the same for PaSST
     embedded: str | None  # size of the embedded dataset that stands in for datasets not given; None: nothing does
     latent: int = 256  # ours: width of the task-oriented space
     dropout: float = 0.3  # report, section 4

@@ -51,7 +51,7 @@ def assemble(recipe: Recipe) -> Assembled:
         raise ValueError(f"{recipe.dataset} has embeddings but no audio: pass train='head', or unpack audio.zip")
     order = text_order(corpus, recipe.shuffle_texts)
     if recipe.train == "head":
-        where = str(_cache(recipe)), recipe.device, recipe.tokenizer
+        where = str(Path(recipe.scratch or recipe.runs) / "embeddings"), recipe.device, recipe.tokenizer
         audio, text = embeddings(corpus, source, recipe.seed, recipe.profile, *where)
         arrays = (audio, text[order], corpus.presence[order])
         inputs = CachedInputs(*(torch.from_numpy(np.ascontiguousarray(a)).to(recipe.device) for a in arrays))
@@ -104,10 +104,6 @@ def _live(recipe: Recipe, corpus: Corpus, window: int, tokens: list | None = Non
 
 
 # Embeddings -----------------------------------------------------------------------------------------------------------
-
-
-def _cache(recipe: Recipe) -> Path:
-    return Path(recipe.scratch or recipe.runs) / "embeddings"
 
 
 @cache
@@ -166,8 +162,7 @@ def checkpoint_of(config: FinetuneConfig) -> str:
     """
     source, sizes = config.initialisation, profile(config.profile)
     if source == "pretrained":
-        named = (sizes.passt_checkpoint or "random") if config.system == "passt" else sizes.checkpoint
-        source = config.weights or named
+        source = config.weights or (sizes.passt_checkpoint if config.system == "passt" else sizes.checkpoint)
     if source == "random" or source in KNOWN:
         return source
     name = Path(source).expanduser()

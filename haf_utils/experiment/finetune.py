@@ -39,7 +39,7 @@ from haf_utils.taxonomy import CLASSES
 from haf_utils.training import fit
 
 __all__ = ["SCORED", "Place", "add_evaluation", "close_run", "data_digest", "find", "finetune", "locate", "open_run",
-           "config_of", "other_code", "rows_of", "unpredicted"]  # fmt: skip
+           "config_of", "other_code", "predict_rows", "rows_of", "unpredicted"]  # fmt: skip
 
 SCORED = ("validation", "test", "evaluation")  # parts that a run predicts
 _SAVE_EVERY = 15.0  # seconds between saved states: a shorter run is cheaper to train again than to save
@@ -84,7 +84,7 @@ def finetune(config: FinetuneConfig, quiet: bool = False, retrain: bool = False)
     begun = resume["state"]["epoch"] if resume else 0
     soft = training_targets(recipe, corpus)
     best, history = fit(model, inputs, soft, corpus.labels, rows, recipe, resume, after_epoch, quiet)
-    predictions = {part: _predict(best, recipe, assembled, rows[part]) for part in SCORED if len(rows[part])}
+    predictions = {part: predict_rows(best, recipe, assembled, rows[part]) for part in SCORED if len(rows[part])}
     close_run(place.folder, corpus.labels[rows["train"]], history, predictions, best, started)
     return place.folder
 
@@ -96,19 +96,11 @@ def training_targets(recipe: Recipe, corpus: Corpus) -> torch.Tensor:
     return soft
 
 
-def _predict(model: torch.nn.Module, recipe: Recipe, assembled: Assembled, rows: np.ndarray) -> Predictions:
-    corpus = assembled.corpus
-    return predict(
-        model,
-        assembled.inputs,
-        rows,
-        corpus.table["sound_id"].to_numpy().astype(str)[rows],
-        corpus.labels[rows],
-        views=recipe.tta_views,
-        deviation=recipe.feature_noise,
-        seed=recipe.seed,
-        batch=recipe.batch,
-    )
+def predict_rows(model: torch.nn.Module, recipe: Recipe, assembled: Assembled, rows: np.ndarray) -> Predictions:
+    """`inference.predict` of rows of the corpus, with the views, noise and seed of `recipe`."""
+    clips = assembled.corpus.table["sound_id"].to_numpy().astype(str)[rows], assembled.corpus.labels[rows]
+    options = {"deviation": recipe.feature_noise, "seed": recipe.seed, "batch": recipe.batch}
+    return predict(model, assembled.inputs, rows, *clips, views=recipe.tta_views, **options)
 
 
 def _add_evaluation(folder: Path, recipe: Recipe, assembled: Assembled, rows: Mapping, quiet: bool) -> None:
@@ -117,7 +109,7 @@ def _add_evaluation(folder: Path, recipe: Recipe, assembled: Assembled, rows: Ma
         return
     line(f"{folder.name}: predicts the evaluation set, with the weights that are there", quiet)
     assembled.model.load_state_dict(load_file(folder / "model.safetensors"))
-    add_evaluation(folder, _predict(assembled.model, recipe, assembled, rows["evaluation"]))
+    add_evaluation(folder, predict_rows(assembled.model, recipe, assembled, rows["evaluation"]))
 
 
 def unpredicted(folder: Path, corpus: Corpus, rows: np.ndarray) -> np.ndarray:
@@ -357,10 +349,4 @@ def _resume(folder: Path, quiet: bool) -> dict | None:
 
 
 def _duration(seconds: float) -> str:
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 120
-        else f"{seconds / 60:.0f} min"
-        if seconds < 7200
-        else f"{seconds / 3600:.1f} h"
-    )
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -28,7 +28,7 @@ from haf_utils.experiment.assembly import (
     classifier_of,
     load_source,
 )
-from haf_utils.experiment.finetune import config_of, rows_of
+from haf_utils.experiment.finetune import config_of, predict_rows, rows_of
 from haf_utils.experiment.workspace import Workspace
 from haf_utils.inference import average_probabilities, predict
 from haf_utils.inputs import LiveInputs
@@ -126,9 +126,7 @@ class Recordings:
         return self.decoded[row]
 
 
-def predict_all(
-    model: TrainedModel, recordings: Recordings, views: int = 0, seed: int = 0, batch: int = 32
-) -> Predictions:
+def predict_all(model: TrainedModel, recordings: Recordings, views: int = 0) -> Predictions:
     """Predictions of decoded recordings: of fixed windows, and of `views` random views."""
     texts = recordings.table["text"].tolist()
     presence = np.array([text != "" for text in texts], np.float32)
@@ -138,17 +136,8 @@ def predict_all(
         tokens = [encoding.ids for encoding in model.clap.tokenizer.encode_batch(texts)]
     device = next(model.model.parameters()).device
     inputs = LiveInputs(recordings, model.window, tokens, presence, device, model.config.precision)
-    return predict(
-        model.model,
-        inputs,
-        np.arange(len(texts)),
-        recordings.table["sound_id"].to_numpy(),
-        np.full(len(texts), -1),
-        views=views,
-        deviation=model.config.feature_noise,
-        seed=seed,
-        batch=batch,
-    )
+    clips = np.arange(len(texts)), recordings.table["sound_id"].to_numpy(), np.full(len(texts), -1)
+    return predict(model.model, inputs, *clips, views=views, deviation=model.config.feature_noise, batch=32)
 
 
 def predict_again(run: Run, part: str, views: int, space: Workspace) -> Predictions:
@@ -157,13 +146,10 @@ def predict_again(run: Run, part: str, views: int, space: Workspace) -> Predicti
     space: where the datasets are now.
     """
     names = ("dataset", "extra", "evaluation", "scratch", "device")
-    recipe = resolve(config_of(run, **{name: getattr(space, name) for name in names}))
-    corpus, model, inputs, _ = assemble(recipe)
-    model.load_state_dict(load_file(run.folder / "model.safetensors"))
-    rows = rows_of(recipe, corpus)[part]
-    ids = corpus.table["sound_id"].to_numpy().astype(str)[rows]
-    options = {"deviation": recipe.feature_noise, "seed": recipe.seed, "batch": recipe.batch}
-    return predict(model, inputs, rows, ids, corpus.labels[rows], views=views, **options)
+    recipe = resolve(config_of(run, **{name: getattr(space, name) for name in names}, tta_views=views))
+    assembled = assemble(recipe)
+    assembled.model.load_state_dict(load_file(run.folder / "model.safetensors"))
+    return predict_rows(assembled.model, recipe, assembled, rows_of(recipe, assembled.corpus)[part])
 
 
 def classify_files(
@@ -195,13 +181,9 @@ def classify_files(
             table["text"] = pd.Series([texts.get(chunk[p].stem, "") for p in fine], dtype=object)
             said = np.full((len(chunk), len(CLASSES)), np.nan)
             if fine:
-                each = [
-                    predict_all(
-                        model, Recordings(table, [decoded[p][model.sample_rate] for p in fine]), views
-                    ).probabilities
-                    for model in models
-                ]
-                said[fine] = average_probabilities(each, weights)
+                heard = [Recordings(table, [decoded[p][model.sample_rate] for p in fine]) for model in models]
+                each = [predict_all(model, of_model, views) for model, of_model in zip(models, heard, strict=True)]
+                said[fine] = average_probabilities([predictions.probabilities for predictions in each], weights)
             for place, path in enumerate(chunk):
                 problem = decoded[place] if isinstance(decoded[place], str) else ""
                 best = 0 if problem else int(said[place].argmax())

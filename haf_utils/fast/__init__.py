@@ -1,7 +1,7 @@
 """Faster forward passes of the networks of laion-clap and transformers, with the same results.
 
 `haf_utils.clap` holds the plain equivalents and uses them where the environment has `HAF_FAST=0`. This folder is a
-leaf: it imports torch and nothing else of this project. `threads` computes nothing itself and has no switch.
+leaf: it imports nothing else of this project, and openvino in its own file. `threads` computes nothing: no switch.
 """
 
 from __future__ import annotations
