@@ -157,10 +157,7 @@ class ClapNetwork(nn.Module):
         elif fast.enabled():
             pooled = htsat.encode(self.audio_branch, image, recompute)
         elif recompute:
-            raise ValueError(
-                "laion-clap's HTSAT has no activation checkpointing: set activation_checkpointing=False, or HAF_FAST=1 "
-                "in the environment"
-            )
+            raise ValueError("laion-clap's HTSAT has no activation checkpointing: do without, or set HAF_FAST=1")
         else:
             pooled = self.audio_branch.forward_features(image)["embedding"]
         return _project(self.audio_projection, pooled)
@@ -384,10 +381,7 @@ def _find(checkpoint) -> Path:
     for path in (Path(checkpoint), REPOSITORY / checkpoint):
         if path.exists():
             return path
-    raise CheckpointError(
-        f"there is no checkpoint {str(checkpoint)!r}: give a folder that holds model.safetensors and config.json, a "
-        f"file in LAION's format, or one of the names {', '.join(KNOWN)}"
-    )
+    raise CheckpointError(f"there is no checkpoint {str(checkpoint)!r}: give a folder, a file, or {', '.join(KNOWN)}")
 
 
 def _fetch(repository: str, name: str) -> Path:
@@ -399,10 +393,8 @@ def _fetch(repository: str, name: str) -> Path:
     try:
         path = Path(hf_hub_download(repository, name))
     except (OSError, ValueError, HfHubHTTPError) as error:
-        raise OSError(
-            f"{name} of the hub repository {repository} is not in the cache and could not be fetched ({error}); on a "
-            f"machine with network: python data/download.py clap"
-        ) from error
+        advice = f"not in the cache and could not be fetched ({error}); with a network: python data/download.py clap"
+        raise OSError(f"{name} of the hub repository {repository} is {advice}") from error
     # The cache names a large file by the SHA-256 that the hub states; the client compares only the size.
     stated = path.resolve().name
     if len(stated) == 64:
@@ -456,10 +448,8 @@ def load_tokenizer(source, config: ClapConfig) -> Tokenizer:
     if not isinstance(source, Tokenizer):
         source = _read_tokenizer(Path(source) if source is not None else None)
     if source.get_vocab_size() > config.vocab_size:
-        raise CheckpointError(
-            f"the tokenizer has {source.get_vocab_size()} tokens, but this network knows {config.vocab_size}: "
-            f"it belongs to another checkpoint"
-        )
+        sizes = f"{source.get_vocab_size()} tokens, this network {config.vocab_size}"
+        raise CheckpointError(f"the tokenizer has {sizes}: it belongs to another checkpoint")
     source.no_padding()
     source.enable_truncation(config.tokens)
     return source

@@ -143,9 +143,8 @@ def check(config: FinetuneConfig) -> None:
         fits = (int, *allowed) if float in allowed else allowed
         if not isinstance(value, fits) or (isinstance(value, bool) and bool not in allowed):
             names = " or ".join(t.__name__ for t in allowed if t is not type(None))
-            raise TypeError(
-                f"{field}={value!r} is a {type(value).__name__}, it must be {names} (1.0e-4, not 1e-4, in YAML)"
-            )
+            found = type(value).__name__
+            raise TypeError(f"{field}={value!r} is a {found}, it must be {names} (1.0e-4, not 1e-4, in YAML)")
     for field, choices in _CHOICES.items():
         if getattr(config, field) not in choices:
             raise ValueError(f"{field}={getattr(config, field)!r} is unknown: choose one of {', '.join(choices)}")
@@ -169,10 +168,8 @@ def check_device(name: str) -> None:
     except RuntimeError as error:
         raise ValueError(f"device={name!r} is not a torch device: cpu, cuda, cuda:1, mps") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"device={name!r} asks for a GPU, but this PyTorch sees {torch.cuda.device_count()}: "
-            "pass device='cpu', or install a CUDA build of PyTorch"
-        )
+        seen = torch.cuda.device_count()
+        raise ValueError(f"device={name!r} asks for a GPU, but this PyTorch sees {seen}: pass device='cpu'")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"device={name!r} asks for an Apple GPU, and there is none: pass device='cpu'")
 

@@ -123,10 +123,7 @@ def load_corpus(dataset: str, extra: str = "", evaluation: str = "", stores: str
         parts.append(("evaluation", evaluation, add_text(load_evaluation(evaluation))))
     recorded = parts[0][2]["path"].notna().any()
     if not recorded and not (Path(dataset) / "features").is_dir():
-        raise ValueError(
-            f"{dataset} has metadata but neither audio/ nor features/: unpack audio.zip, or features.zip for the "
-            "official CLAP embeddings (python data/download.py --help)"
-        )
+        raise ValueError(f"{dataset} has neither audio/ nor features/: unpack audio.zip, or features.zip")
     usable = [t["path"].notna().any() if recorded else (Path(root) / "features").is_dir() for _, root, t in parts]
     for root in [root for (_, root, _), fits in zip(parts, usable, strict=True) if not fits]:
         why = "has recordings" if recorded else "has embeddings alone"
@@ -144,10 +141,7 @@ def load_corpus(dataset: str, extra: str = "", evaluation: str = "", stores: str
         loaded = [load_features(root, table["sound_id"]) for _, root, table in parts]
         for (_, root, _), arrays in zip(parts, loaded, strict=True):
             if (shape := [a.shape[1] for a in arrays]) != (first := [a.shape[1] for a in loaded[0]]):
-                raise ValueError(
-                    f"{root} has embeddings of {shape[0]} (audio) and {shape[1]} (text) dimensions, {dataset} of "
-                    f"{first[0]} and {first[1]}: they must come from the same network"
-                )
+                raise ValueError(f"{root} has embeddings of widths {shape}, {dataset} of {first}: take one network")
         audio, text = (np.concatenate(modality) for modality in zip(*loaded, strict=True))
         features = audio, text
         absent = ~np.isfinite(features[0]).all(1)

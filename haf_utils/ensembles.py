@@ -55,20 +55,15 @@ def _checked(member: Member) -> Member:
         raise ValueError(f"{where}: probabilities must have shape {form}, got {np.shape(member.probabilities)}")
     probabilities = check_probabilities(probabilities, f"{where}: probabilities")
     if not (ids.shape == labels.shape == (len(probabilities),)) or len(ids) == 0:
-        raise ValueError(
-            f"{where}: {ids.size} ids, {labels.size} labels and {len(probabilities)} rows of probabilities "
-            "must be as many, and at least one"
-        )
+        numbers = f"{ids.size} ids, {labels.size} labels and {len(probabilities)} rows of probabilities"
+        raise ValueError(f"{where}: {numbers} must be as many, and at least one")
     if labels.dtype.kind not in "iu" or ((labels < -1) | (labels >= len(CLASSES))).any():
         raise ValueError(f"{where}: labels must be integers from 0 to {len(CLASSES) - 1}, or -1 where unknown")
     unique, times = np.unique(ids, return_counts=True)
     if (times > 1).any():
         raise ValueError(f"{where} scores clips more than once: {_some(unique[times > 1].tolist())}")
     if seen := np.intersect1d(unique, np.asarray(list(member.train_ids)).astype(str)).tolist():
-        raise ValueError(
-            f"{where} was trained on {len(seen)} of the clips to be scored ({_some(seen)}): "
-            "use a member of the same split, or score clips that no member has seen"
-        )
+        raise ValueError(f"{where} was trained on {len(seen)} of the clips to be scored ({_some(seen)}): score others")
     return replace(member, ids=ids, labels=labels, probabilities=probabilities)
 
 
@@ -86,21 +81,17 @@ def align(members: Sequence[Member]) -> list[Member]:
     first, *others = [_checked(member) for member in members]
     aligned = [first]
     for member in others:
+        pair = f"members {first.name!r} and {member.name!r}"
         lacking, extra = np.setdiff1d(first.ids, member.ids).tolist(), np.setdiff1d(member.ids, first.ids).tolist()
         if lacking or extra:
-            raise ValueError(
-                f"members {first.name!r} and {member.name!r} score different clips: the second lacks {len(lacking)} "
-                f"({_some(lacking)}) and has {len(extra)} others ({_some(extra)})"
-            )
+            second = f"the second lacks {len(lacking)} ({_some(lacking)}) and has {len(extra)} others ({_some(extra)})"
+            raise ValueError(f"{pair} score different clips: {second}")
         order = pd.Index(member.ids).get_indexer(first.ids)
         labels = member.labels[order]
         differ = np.flatnonzero(labels != first.labels)
         if len(differ):
-            clip = differ[0]
-            raise ValueError(
-                f"members {first.name!r} and {member.name!r} know different labels for {len(differ)} clips, such as "
-                f"{first.ids[clip]}: {first.labels[clip]} and {labels[clip]}"
-            )
+            example = f"{first.ids[differ[0]]}: {first.labels[differ[0]]} and {labels[differ[0]]}"
+            raise ValueError(f"{pair} know different labels for {len(differ)} clips, such as {example}")
         aligned.append(replace(member, ids=first.ids, labels=labels, probabilities=member.probabilities[order]))
     return aligned
 

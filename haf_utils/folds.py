@@ -78,10 +78,8 @@ def grouped_folds(table: pd.DataFrame, seed: int = 0) -> list[Fold]:
     counts = np.zeros((group.max() + 1, len(CLASSES)))  # clips of each uploader and class
     np.add.at(counts, (group, labels), 1)
     if len(counts) < 3 * FOLDS:
-        raise ValueError(
-            f"{len(counts)} uploaders are too few for {FOLDS} folds that keep them apart: 15 are needed; "
-            "split='official' mixes them"
-        )
+        needed = f"{3 * FOLDS} are needed; split='official' mixes them"
+        raise ValueError(f"{len(counts)} uploaders are too few for {FOLDS} folds that keep them apart: {needed}")
     fold_of = _partition(counts, np.tile(counts.sum(0) / FOLDS, (FOLDS, 1)), seed)
     folds = []
     for fold in range(FOLDS):

@@ -176,10 +176,8 @@ def check_probabilities(probabilities, name: str = "probabilities") -> np.ndarra
     wrong = ~((probabilities >= 0).all(1) & (np.abs(probabilities.sum(1) - 1) <= 1e-3))
     if wrong.any():
         row = int(np.flatnonzero(wrong)[0])
-        raise ValueError(
-            f"{name}: row {row} is no distribution (smallest {probabilities[row].min():.3g}, "
-            f"sum {probabilities[row].sum():.6g}): values must be at least 0 and sum to 1"
-        )
+        found = f"smallest {probabilities[row].min():.3g}, sum {probabilities[row].sum():.6g}"
+        raise ValueError(f"{name}: row {row} is no distribution ({found}): values must be at least 0 and sum to 1")
     return probabilities
 
 

@@ -97,10 +97,8 @@ class PasstNetwork(nn.Module):
         Raises ValueError for another length: cut or repeat clips first (`audio.windows`, `audio.random_window`).
         """
         if waveforms.shape[-1] != self.config.window_samples:
-            raise ValueError(
-                f"PaSST reads {self.config.window_samples} samples at once, got {tuple(waveforms.shape)}: "
-                "cut or repeat clips with haf_utils.audio.windows"
-            )
+            needed, shape = self.config.window_samples, tuple(waveforms.shape)
+            raise ValueError(f"PaSST reads {needed} samples at once, got {shape}: use haf_utils.audio.windows")
         return self.embed_mel(log_mel(waveforms))
 
     def embed_mel(self, mel: torch.Tensor) -> torch.Tensor:
@@ -180,10 +178,8 @@ def official_weights(name: str = "passt_s_swa_p16_128_ap476") -> Path:
         try:
             torch.hub.download_url_to_file(url, str(path), hash_prefix=SHA256[name])
         except URLError as error:
-            raise OSError(
-                f"PaSST's weights cannot be fetched from {url} ({error.reason}). Where there is a network, run "
-                f"python data/download.py passt, and copy the file to {path}"
-            ) from error
+            advice = f"with a network, run python data/download.py passt, and copy the file to {path}"
+            raise OSError(f"PaSST's weights cannot be fetched from {url} ({error.reason}): {advice}") from error
         except RuntimeError as error:  # torch's way to say that the hash is wrong; it has deleted the file
             raise OSError(f"{url}: {error}") from error
     return path

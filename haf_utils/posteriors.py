@@ -56,10 +56,9 @@ class Posteriors:
         rows = pd.Index(self.ids).get_indexer(ids)
         lacking = ids[rows < 0]
         if len(lacking):
-            raise ValueError(
-                f"{self.source} lacks {len(lacking)} of {len(ids)} clips, such as {', '.join(lacking[:3])} (it holds "
-                f"{self.ids[0]} and {len(self.ids) - 1} others): add their rows, or leave these clips out everywhere"
-            )
+            some, held = ", ".join(lacking[:3]), f"it holds {self.ids[0]} and {len(self.ids) - 1} others"
+            missing = f"{self.source} lacks {len(lacking)} of {len(ids)} clips, such as {some} ({held})"
+            raise ValueError(f"{missing}: add their rows, or leave these clips out everywhere")
         folds, labels = (None if column is None else column[rows] for column in (self.folds, self.labels))
         return replace(self, ids=ids, probabilities=self.probabilities[rows], folds=folds, labels=labels)
 
@@ -193,8 +192,7 @@ def _check_columns(table: pd.DataFrame, path: Path, needed: tuple[str, ...]) -> 
     extra = [name for name in table if name not in (*needed, "fold", "ground_truth")]
     foreign = [name for name in extra if re.fullmatch(r"(m|is|sp|fx|ss)(-\w+)?", name)]
     if foreign:
-        raise ValueError(
-            f"{path}: column {foreign[0]!r} is no class of the taxonomy: remove it, divide rows by their sum"
-        )
+        advice = "remove it, divide rows by their sum"
+        raise ValueError(f"{path}: column {foreign[0]!r} is no class of the taxonomy: {advice}")
     if extra:
         warnings.warn(f"{path}: columns {', '.join(map(repr, extra))} are ignored", stacklevel=3)

@@ -94,10 +94,8 @@ def check_captions(table: pd.DataFrame) -> None:
     for row, captions in enumerate(table["captions"]):
         texts = captions if isinstance(captions, (list, tuple)) else ()
         if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-            raise ValueError(
-                f"row {row} of the caption table (sound_id {table['sound_id'].iat[row]}) has no caption or an empty "
-                f"one: {captions!r}; leave such rows out first"
-            )
+            where = f"row {row} of the caption table (sound_id {table['sound_id'].iat[row]})"
+            raise ValueError(f"{where} has no caption or an empty one: {captions!r}; leave such rows out first")
 
 
 def pretrain(
@@ -150,10 +148,8 @@ def pretrain(
                 loss = _loss(clap, batch)
                 if not torch.isfinite(loss):
                     ids = table["sound_id"].iloc[plan[number]].tolist()
-                    raise FloatingPointError(
-                        f"the loss became {loss.item()} in epoch {epoch + 1}, batch {number + 1}, with the clips "
-                        f"{ids}; {file} holds the last good epoch. A smaller rate helps, if the clips are sound."
-                    )
+                    where = f"in epoch {epoch + 1}, batch {number + 1}, with the clips {ids}"
+                    raise FloatingPointError(f"the loss became {loss.item()} {where}; {file} holds the last good epoch")
                 (loss / accumulate).backward()
                 losses.append(loss.detach())
                 if (number + 1) % accumulate == 0:

@@ -138,10 +138,8 @@ def load_run(folder: Path | str) -> Run:
     if missing and config and "digests" not in config:
         raise RunError(f"{folder} is the checkpoint of a pretraining, no training run: it has no classifier")
     if missing:
-        raise RunError(
-            f"{folder} is not a finished run, it lacks {', '.join(missing)}: run it again with the same parameters, "
-            "it goes on from where it stopped"
-        )
+        advice = "run it again with the same parameters, it goes on from where it stopped"
+        raise RunError(f"{folder} is not a finished run, it lacks {', '.join(missing)}: {advice}")
     # sound_ids are no numbers, and "NA" may be one
     split = _read(folder / "split.csv", lambda path: pd.read_csv(path, dtype=str, keep_default_na=False))
     predictions = read_predictions(folder / "predictions.npz")

@@ -46,10 +46,8 @@ def file_names(surname: str, institution: str, number: int) -> tuple[str, str]:
     """
     label = f"{surname}_{institution}_task1_{number}"
     if not _LABEL.fullmatch(label):
-        raise ValueError(
-            f"{label!r} is no submission label: surname and institution are letters, digits and hyphens, and a team "
-            "hands in at most four systems, number 1 to 4"
-        )
+        allowed = "surname and institution are letters, digits and hyphens, the number is 1 to 4"
+        raise ValueError(f"{label!r} is no submission label: {allowed}")
     return f"{label}.output.csv", f"{label}.meta.yaml"
 
 
@@ -72,10 +70,8 @@ def write(path: Path | str, ids: Sequence, probabilities, labels=None, overwrite
     names = pd.Series(list(ids), dtype=object)
     chosen = probabilities.argmax(1) if labels is None else to_labels(labels)
     if not len(names) == len(probabilities) == len(chosen) or len(names) == 0:
-        raise ValueError(
-            f"{len(names)} ids, {len(probabilities)} rows of probabilities and {len(chosen)} labels must be as many, "
-            "and at least one"
-        )
+        numbers = f"{len(names)} ids, {len(probabilities)} rows of probabilities and {len(chosen)} labels"
+        raise ValueError(f"{numbers} must be as many, and at least one")
     # A line break inside an id would be legal CSV, and trip every reader that goes line by line.
     wrong = [pd.isna(name) or not str(name).strip() or not str(name).isprintable() for name in names]
     if any(wrong):
@@ -176,10 +172,7 @@ def _development_results(dataset: str, tables: pd.DataFrame | Sequence[pd.DataFr
     for table in tables:
         lacking = {"code", *names} - set(table.columns)
         if lacking or tuple(table["code"]) != CLASSES:
-            raise ValueError(
-                f"results[{dataset!r}] must be the per_class table of hierarchical_scores: a row for each of the "
-                f"{len(CLASSES)} classes in taxonomy order, columns code, hP, hR, hF"
-            )
+            raise ValueError(f"results[{dataset!r}] must be the per_class table of hierarchical_scores")
         if ((table[names] < 0) | (table[names] > 1)).any(axis=None):
             raise ValueError(f"results[{dataset!r}] must be fractions in [0, 1], not percentages")
 

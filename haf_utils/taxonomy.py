@@ -60,10 +60,8 @@ def to_labels(values: Iterable) -> np.ndarray:
         outside = labels < 0
     if outside.any():
         row = int(np.flatnonzero(outside)[0])
-        raise ValueError(
-            f"{values[row]!r} at position {row} is not a class of the Broad Sound Taxonomy: "
-            f"expected a code such as 'fx-o' or a label from 0 to {len(CLASSES) - 1}"
-        )
+        expected = f"a code of the Broad Sound Taxonomy such as 'fx-o', or a label from 0 to {len(CLASSES) - 1}"
+        raise ValueError(f"{values[row]!r} at position {row} is no class: expected {expected}")
     return labels
 
 

@@ -146,10 +146,8 @@ def train_epoch(
         try:
             loss = training_step(model, inputs, parts, target[chunk], recipe, streams, optimizer, ema)
         except FloatingPointError as error:
-            raise FloatingPointError(
-                f"{error} in epoch {epoch + 1}, batch {number + 1} (rows {', '.join(map(str, chunk[:10]))}, …): lower "
-                "classifier_rate or backbone_rate; the last saved state is kept"
-            ) from error
+            where = f"in epoch {epoch + 1}, batch {number + 1} (rows {', '.join(map(str, chunk[:10]))}, …)"
+            raise FloatingPointError(f"{error} {where}: lower classifier_rate or backbone_rate") from error
         scheduler.step()
         total += loss * len(chunk)
     return total / len(rows)

@@ -100,10 +100,9 @@ def pool(runs: Sequence[Run], wanted: FinetuneConfig, folds: Sequence[int] = ran
     if not seeds:
         have = {seed: sorted(by_fold) for seed, by_fold in by_seed.items()}
         other = len(same) - sum(map(len, have.values()))
-        raise ValueError(
-            f"{name}: no seed has all of the folds {list(folds)}; there are {have or 'no runs of it'}"
-            + (f" ({other} more on other data, or replaced by newer ones)" if other else "")
-        )
+        more = f" ({other} more on other data, or replaced by newer ones)" if other else ""
+        found = f"there are {have or 'no runs of it'}{more}"
+        raise ValueError(f"{name}: no seed has all of the folds {list(folds)}; {found}")
     chosen = [[by_seed[seed][fold] for fold in folds] for seed in seeds]
     parts = [[run.part("test") for run in row] for row in chosen]
     ids = np.concatenate([part.ids for part in parts[0]])

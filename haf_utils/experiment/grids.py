@@ -30,10 +30,8 @@ def grid(base: FinetuneConfig, parameters: Mapping[str, Sequence] | Sequence[Map
         for name, values in each.items():
             if name not in _FIELDS:
                 close = difflib.get_close_matches(name, _FIELDS, n=1, cutoff=0.5)
-                raise ValueError(
-                    f"{name!r} is no parameter of a run"
-                    + (f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(_FIELDS)}")
-                )
+                advice = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(_FIELDS)}"
+                raise ValueError(f"{name!r} is no parameter of a run: {advice}")
             if isinstance(values, str) or not isinstance(values, Sequence) or len(values) == 0:
                 raise TypeError(f"{name}={values!r} must be a list of one value or more")
         for values in itertools.product(*each.values()):

@@ -85,15 +85,9 @@ def load_system(run: Run | Path | str, device: str = "cpu", engine: str = "torch
         source = checkpoint_of(recipe)
         recorded = run.config["digests"]["checkpoint"]
         if recorded == SHIPPED:
-            raise RunError(
-                f"{run.folder} was trained on the embeddings that its dataset ships, so there is no backbone to embed "
-                "recordings with: train on audio"
-            )
+            raise RunError(f"{run.folder} was trained on the embeddings that its dataset ships: train on audio instead")
         if source != "random" and source not in KNOWN and not Path(source).exists():
-            raise RunError(
-                f"{run.folder} has a head on the checkpoint {recipe.initialisation}, which is not there: put it back, "
-                f"or into {run.folder.parent}"
-            )
+            raise RunError(f"{run.folder} lacks its checkpoint {recipe.initialisation}: put it in {run.folder.parent}")
         if recorded != checkpoint_digest(source, recipe.seed):
             raise RunError(f"{run.folder} was trained on another checkpoint than {source} is now: train it again")
     if recipe.system == "passt":
@@ -237,10 +231,8 @@ def read_texts(path: Path | str) -> dict[str, str]:
     key = next((name for name in ("sound_id", "anonymous_id", "id", "file") if name in table), None)
     fields = [name for name in ("title", "tags", "description") if name in table]
     if key is None or not fields:
-        raise ValueError(
-            f"{path} needs a column sound_id, anonymous_id, id or file, and one of title, tags, description; it has "
-            f"{', '.join(table.columns)}"
-        )
+        needed = "a column sound_id, anonymous_id, id or file, and one of title, tags, description"
+        raise ValueError(f"{path} needs {needed}; it has {', '.join(table.columns)}")
     ids = table[key].str.strip()
     ids = ids.map(lambda name: Path(name).stem if Path(name).suffix.lower() in EXTENSIONS else name)
     filled = [table[name] if name in fields else [""] * len(table) for name in ("title", "tags", "description")]

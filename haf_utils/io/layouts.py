@@ -89,10 +89,8 @@ def audio_files(folder: str | os.PathLike) -> dict[str, str]:
                     candidate = (EXTENSIONS.index(extension.lower()), entry.path)
                     other = files.get(stem, candidate)
                     if other[0] == candidate[0] and other != candidate:
-                        raise ValueError(
-                            f"{other[1]!r} and {entry.name!r} are two recordings of one name (spelt in other Unicode "
-                            "letters, or with another extension's case): rename or remove one"
-                        )
+                        both = f"{other[1]!r} and {entry.name!r}"  # in other Unicode letters, or "a.wav", "a.WAV"
+                        raise ValueError(f"{both} are two recordings of one name: rename or remove one")
                     files[stem] = min(other, candidate)
     return {stem: path for stem, (_, path) in files.items()}
 
@@ -144,9 +142,8 @@ def read_csv(path: str | os.PathLike) -> pd.DataFrame:
         raise ValueError(f"{path}: the column {twice[0]!r} occurs twice in its header: rename or remove one")
     for line, row in rows[1:]:
         if any(row[len(names) :]):
-            raise ValueError(
-                f"{path} is not a readable CSV table: line {line}: {len(row)} fields, its header has {len(names)}"
-            )
+            fields = f"{len(row)} fields, its header has {len(names)}"
+            raise ValueError(f"{path} is not a readable CSV table: line {line}: {fields}")
     cells = [[*row[: len(names)], *[""] * (len(names) - len(row))] for _, row in rows[1:]]
     table = pd.DataFrame(cells, columns=names, dtype=str)
     table.attrs["not_utf8_rows"] = lines

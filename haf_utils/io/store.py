@@ -111,10 +111,9 @@ def build_store(
         lost = done.loc[~usable, ["sound_id", "path", "reason"]].reset_index(drop=True)
         if len(lost) > max_lost * len(done):
             reasons = lost["reason"].str.split(":").str[0].value_counts().to_dict()
-            raise ValueError(
-                f"{len(lost)} of {len(done)} clips cannot be used ({reasons}), more than the share {max_lost} that may "
-                f"be lost; the first is {lost['path'].iloc[0]}: {lost['reason'].iloc[0]}"
-            )
+            first = f"{lost['path'].iloc[0]}: {lost['reason'].iloc[0]}"
+            many = f"{len(lost)} of {len(done)} clips cannot be used ({reasons}), more than the share {max_lost}"
+            raise ValueError(f"{many} that may be lost; the first is {first}")
         index = done.loc[usable, ["sound_id", "path", "offset", "frames", "crc"]].reset_index(drop=True)
         index = index.astype({"offset": np.int64, "frames": np.int64, "crc": np.int64})
         return AudioStore(folder, sample_rate, index, lost)  # mapped before another process may write
@@ -176,10 +175,8 @@ def _check_space(pending: pd.DataFrame, folder: Path, sample_rate: int) -> np.nd
     place = "/".join(folder.parts[-2:])  # not the whole path, which has no place in a published notebook
     print(f"audio store: {len(pending)} clips, {seconds / 3600:.2f} h, {need / 1e6:.0f} MB in {place}")
     if need > free:
-        raise OSError(
-            f"the audio store needs {need / 1e9:.1f} GB but {folder} has {free / 1e9:.1f} GB free: "
-            f"make room or choose another scratch folder"
-        )
+        sizes = f"needs {need / 1e9:.1f} GB but {folder} has {free / 1e9:.1f} GB free"
+        raise OSError(f"the audio store {sizes}: make room or choose another scratch folder")
     return each
 
 

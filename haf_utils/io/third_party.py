@@ -82,10 +82,8 @@ def clap_networks() -> types.SimpleNamespace:
 def hear21passt() -> types.ModuleType:
     """hear21passt's module with the network. Raises ImportError, with what to do, if it is not installed."""
     if importlib.util.find_spec("hear21passt") is None:
-        raise ImportError(
-            "hear21passt is not installed. It asks for torchaudio, which is not needed, so it is installed without "
-            "its dependencies: pip install --no-deps hear21passt==0.0.26"
-        )
+        # It asks for torchaudio, which is not needed.
+        raise ImportError("hear21passt is not installed: pip install --no-deps hear21passt==0.0.26")
     provide_operators()
     from hear21passt.models import passt
 
