@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
 
@@ -59,13 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="haf", description="HAF-CLAP: heterogeneous audio classification.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    predict = commands.add_parser(
-        "predict",
-        help="classify recordings with trained runs",
-        description="Classify any recordings with a trained model, or with the average of several.",
-        epilog="Example: haf predict runs/embedded-mini/haf-joint_* ~/recordings --out classes.csv "
-        "(a run of `make run`; a run folder is one with a config.json)",
-    )
+    text = "Classify any recordings with a trained model, or with the average of several."
+    example = "Example: haf predict runs/embedded-mini/haf-joint_* ~/recordings --out classes.csv"
+    predict = _command(commands, "predict", _predict, text, example)
     predict.add_argument("run", metavar="RUN", help="run folder; those that follow it are averaged with it")
     predict.add_argument("audio", nargs="+", metavar="PATH", help="sound files, or folders of them")
     predict.add_argument("--metadata", metavar="CSV", help="titles, tags, descriptions, keyed by sound_id, id or file")
@@ -74,21 +70,12 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--weights", nargs="+", type=float, metavar="W", help="weights of the runs (default: equal)")
     predict.add_argument("--views", type=int, default=0, help="random views a model averages (default: fixed windows)")
     predict.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
-    predict.add_argument(
-        "--engine",
-        choices=("auto", "torch", "openvino"),
-        default="auto",
-        help="what embeds audio on a CPU (default: auto, OpenVINO where many recordings pay for it, else PyTorch)",
-    )
-    predict.set_defaults(command=_predict)
+    engine = "what embeds audio on a CPU (default: auto, OpenVINO where many recordings pay for it, else PyTorch)"
+    predict.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto", help=engine)
 
-    sweep = commands.add_parser(
-        "sweep",
-        help="train a grid of parameters, seeds and folds",
-        description="Train a grid of parameters, seeds and folds, in local workers or on a Slurm cluster. What is "
-        "finished is skipped, what was interrupted goes on, what fails is reported.",
-        epilog="Example: haf sweep train=head smoothing=none,uniform,hierarchical fold=0,1,2,3,4 seed=0,1,2",
-    )
+    text = "Train a grid of parameters, seeds and folds, here or on a cluster. Finished runs are skipped, others go on."
+    example = "Example: haf sweep train=head smoothing=none,uniform,hierarchical fold=0,1,2,3,4 seed=0,1,2"
+    sweep = _command(commands, "sweep", _sweep, text, example)
     sweep.add_argument("grid", nargs="+", metavar="GRID", help="name=value,value, or a YAML or JSON file of grids")
     for name, text in _FOLDERS.items():
         sweep.add_argument(f"--{name}", default="", metavar="FOLDER", help=text)
@@ -103,48 +90,39 @@ def _parser() -> argparse.ArgumentParser:
     cluster.add_argument("--slurm", action="store_true", help="submit jobs instead of working here")
     for name, (kind, text) in _SLURM.items():
         cluster.add_argument(f"--{name.replace('_', '-')}", type=kind, default=argparse.SUPPRESS, help=text)
-    sweep.set_defaults(command=_sweep)
 
-    board = commands.add_parser(
-        "leaderboard",
-        help="all recipes in a runs folder, best first",
-        description="All recipes in a folder of runs: test hF as mean over folds and seeds, with its 95 %% interval.",
-    )
+    text = "All recipes in a folder of runs, best first. hF is the mean over folds and seeds, with its 95 % interval."
+    board = _command(commands, "leaderboard", _leaderboard, text)
     board.add_argument("runs", metavar="FOLDER", help="folder of run folders, or of such folders (runs/)")
     board.add_argument("--csv", metavar="FILE", help="also write the table here")
-    board.set_defaults(command=_leaderboard)
 
-    compare = commands.add_parser(
-        "compare",
-        help="the paired difference of two systems",
-        description="The paired difference of two systems on the test clips that they share, with its 95 %% interval. "
-        "A system is a run folder, or a folder in the official baseline's output layout.",
-    )
-    compare.add_argument("a", metavar="SYSTEM")
-    compare.add_argument("b", metavar="SYSTEM")
-    compare.set_defaults(command=_compare)
+    text = "The paired difference of two systems. It is that on the test clips they share, with its 95 % interval."
+    compare = _command(commands, "compare", _compare, text)
+    for name in ("a", "b"):
+        compare.add_argument(name, metavar="SYSTEM", help="run folder, or output folder of the official baseline")
 
-    validate = commands.add_parser(
-        "validate",
-        help="check a dataset before computing depends on it",
-        description="Read every recording of a dataset once, check its metadata and print what is wrong.",
-    )
+    text = "Check a dataset. Every recording is read once, and what is wrong, in metadata too, is printed."
+    validate = _command(commands, "validate", _validate, text)
     validate.add_argument("root", metavar="FOLDER", help="BSD10k, BSD35k-CS, the evaluation set, FSD50K or NSynth")
     validate.add_argument("--json", metavar="FILE", help="also write the whole report here")
     validate.add_argument("--manifest", metavar="CSV", help="keep the measurements here, not in the user's cache")
     validate.add_argument("--workers", type=int, help="threads that read recordings (default: one a core, at most 4)")
     validate.add_argument("--deep", action="store_true", help="read all again, and compare it with the audio stores")
     validate.add_argument("--stores", default="runs", metavar="FOLDER", help="where --deep looks (default: runs)")
-    validate.set_defaults(command=_validate)
 
-    submission = commands.add_parser(
-        "submission", help="check what is handed in", description="Check what is handed in to the challenge."
-    )
+    submission = _command(commands, "submission", None, "Check what is handed in to the challenge.")
     checks = submission.add_subparsers(metavar="check", required=True)
-    check = checks.add_parser("check", help="list what is wrong in FILE", description="List what is wrong in a file.")
+    check = _command(checks, "check", _check, "List what is wrong in a file.")
     check.add_argument("file", metavar="FILE", help="system output, a .csv")
     check.add_argument("--ids", metavar="METADATA.csv", help="metadata of the clips to be classified")
-    check.set_defaults(command=_check)
+    return parser
+
+
+def _command(commands, name: str, run: Callable | None, text: str, example: str = "") -> argparse.ArgumentParser:
+    """A command that `run` carries out; the list of commands shows the first sentence of its `text`."""
+    short = text.partition(". ")[0].rstrip(".").replace("%", "%%")
+    parser = commands.add_parser(name, help=short[0].lower() + short[1:], description=text, epilog=example)
+    parser.set_defaults(command=run)
     return parser
 
 
