@@ -72,14 +72,7 @@ class ClapNetwork(nn.Module):
                 depths=list(config.depths),
                 num_heads=list(config.heads),
                 window_size=config.attention_window,
-                config=types.SimpleNamespace(
-                    window_size=audio.n_fft,
-                    hop_size=audio.hop,
-                    sample_rate=audio.sample_rate,
-                    mel_bins=audio.mel_bins,
-                    fmin=audio.fmin,
-                    fmax=audio.fmax,
-                ),
+                config=types.SimpleNamespace(**vars(audio), window_size=audio.n_fft, hop_size=audio.hop),
             )
         # The share of frames that laion-clap's SpecAugment masks at most: 64 of 1,001.
         frames = audio.window_samples // audio.hop + 1
@@ -94,9 +87,6 @@ class ClapNetwork(nn.Module):
                 max_position_embeddings=config.text_positions,
                 type_vocab_size=1,
                 layer_norm_eps=1e-5,
-                pad_token_id=1,
-                bos_token_id=0,
-                eos_token_id=2,
             )
         )
         joint = config.embedding
@@ -301,13 +291,9 @@ class Clap:
             with turn, torch.inference_mode(), self.autocast():
                 return self.network.text_embedding(tokens["input_ids"], tokens["attention_mask"]).cpu().numpy()
 
-        embedded = bar(
-            in_threads(embed, batches, self.device),
-            total=len(batches),
-            description="text embeddings",
-            quiet=not progress,
-        )
-        for chosen, embeddings in zip(batches, embedded, strict=True):
+        embedded = in_threads(embed, batches, self.device)
+        shown = bar(embedded, total=len(batches), description="text embeddings", quiet=not progress)
+        for chosen, embeddings in zip(batches, shown, strict=True):
             result[chosen] = embeddings
         return result
 
@@ -458,16 +444,13 @@ def load_tokenizer(source, config: ClapConfig) -> Tokenizer:
 def _read_tokenizer(path: Path | None) -> Tokenizer:
     if path is None:
         path = _fetch(ROBERTA, "tokenizer.json")
-    file = path / "tokenizer.json" if path.is_dir() else path
+    file, vocabulary = path / "tokenizer.json" if path.is_dir() else path, path / "vocab.json"
+    if not file.exists() and not vocabulary.exists():
+        raise CheckpointError(f"there is no tokenizer at {file}: RoBERTa's is fetched with data/download.py clap")
     try:
-        if path.is_dir() and not file.exists() and (path / "vocab.json").exists():
-            model = models.BPE.from_file(str(path / "vocab.json"), str(path / "merges.txt"))
-            return roberta_tokenizer(model)
-        if not file.exists():
-            raise CheckpointError(f"there is no tokenizer at {file}: RoBERTa's is fetched with data/download.py clap")
-        return Tokenizer.from_file(str(file))
-    except CheckpointError:
-        raise
+        if file.exists():
+            return Tokenizer.from_file(str(file))
+        return roberta_tokenizer(models.BPE.from_file(str(vocabulary), str(path / "merges.txt")))
     except Exception as error:  # tokenizers raises nothing narrower
         raise CheckpointError(f"{file} is no tokenizer: {error}") from error
 

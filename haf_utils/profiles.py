@@ -6,6 +6,7 @@ choice of this project where the report is silent. LAION's values are those of l
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -135,7 +136,6 @@ _MINI_CLAP = ClapConfig(
     htsat_dim=48,
     depths=(1, 2, 2),
     heads=(2, 4, 8),
-    attention_window=8,
     audioset_classes=23,
     vocab_size=4_000,
     text_dim=128,
@@ -143,9 +143,6 @@ _MINI_CLAP = ClapConfig(
     text_heads=4,
     text_feedforward=384,
     text_positions=80,
-)
-_CAVEAT = (
-    "a small network, pretrained on synthetic sounds: of real recordings it knows little (full: the real networks)"
 )
 _MINI_PASST = PasstConfig(
     window_samples=81_600, frames=255, dim=128, depth=4, heads=4, stride=16, patchout_time=4, patchout_frequency=2
@@ -179,23 +176,19 @@ PROFILES: dict[str, Profile] = {
         checkpoint="data/clap-mini",
         passt_checkpoint="data/passt-mini",
         embedded="mini",
-        caveat=_CAVEAT,
+        caveat="a small network, pretrained on synthetic sounds: of real recordings it knows little "
+        "(full: the real networks)",
         latent=128,  # as good as 256 on the embedded dataset's five folds, and half the time
         hatr_epochs=25,
     ),
 }
-PROFILES["tiny"] = Profile(
+PROFILES["tiny"] = dataclasses.replace(
+    PROFILES["mini"],
     name="tiny",
-    clap=_MINI_CLAP,
-    passt=_MINI_PASST,
     head=Rates(epochs=2, batch=16, classifier_rate=1e-3),
     joint=Rates(epochs=1, batch=8, classifier_rate=1e-3, backbone_rate=2e-4),
     pretraining=Pretraining(epochs=1, batch=8, rate=2e-4),
-    checkpoint="data/clap-mini",
-    passt_checkpoint="data/passt-mini",
     embedded="tiny",
-    caveat=_CAVEAT,
-    latent=128,
     tta_views=2,
     hatr_epochs=1,
     ablation_folds=2,
