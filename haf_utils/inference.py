@@ -36,14 +36,12 @@ def average_probabilities(list_of_probabilities: Sequence[np.ndarray], weights=N
 
 
 @torch.no_grad()
-def embed_rows(model: Model, inputs: CachedInputs | LiveInputs, rows: np.ndarray, batch: int, key=None) -> Features:
-    """Features of `rows`, on the inputs' device; `key` as for `LiveInputs.prepare`. The model is left in eval mode."""
+def embed_rows(model: Model, inputs: CachedInputs | LiveInputs, rows: np.ndarray, batch: int) -> Features:
+    """Features of `rows`, on the inputs' device, of fixed windows. The model is left in eval mode."""
     model.eval()
     chunks = [rows[start : start + batch] for start in range(0, len(rows), batch)]
-    prepared = ahead(lambda chunk: inputs.prepare(chunk, key), chunks, inputs.device)
-    embedded = [
-        inputs.embed(model, part) for part in bar(prepared, total=len(chunks), description="embedding", unit="batch")
-    ]
+    shown = bar(ahead(inputs.prepare, chunks, inputs.device), total=len(chunks), description="embedding", unit="batch")
+    embedded = [inputs.embed(model, part) for part in shown]
     return Features(*(torch.cat(parts) for parts in zip(*embedded, strict=True)))
 
 

@@ -166,12 +166,8 @@ def joint_recipes(runs: Sequence[Run]) -> list[tuple[FinetuneConfig, list[int]]]
     recipes: dict[tuple, tuple[FinetuneConfig, list[int]]] = {}
     for run in runs:
         config = config_of(run)
-        if (config.system, config.train, config.initialisation, config.split) == (
-            "haf",
-            "joint",
-            "pretrained",
-            "official",
-        ):
+        kind = config.system, config.train, config.initialisation, config.split
+        if kind == ("haf", "joint", "pretrained", "official"):
             key = (_recipe(run.config["config"]), config.seed)
             recipes.setdefault(key, (config, []))[1].append(config.fold)
     return list(recipes.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ class Scored(NamedTuple):
     note: str = ""
 
 
-def leaderboard(runs: Sequence[Run], replicates: int = 500, seed: int = 0) -> pd.DataFrame:
+def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
     """A row a recipe, best first: test hF as mean over its runs, with the 95 % interval over the clips that they were
     tested on (every seed counts alike), folds, seeds, how many were made by other code, and one of the folders."""
     groups: dict[tuple, list[Run]] = {}
@@ -44,21 +45,13 @@ def leaderboard(runs: Sequence[Run], replicates: int = 500, seed: int = 0) -> pd
         parts = [run.part("test") for run in members]
         labels = np.concatenate([part.labels for part in parts])
         predicted = np.concatenate([part.probabilities.argmax(1) for part in parts])
-        samples = bootstrap(labels, predicted, np.random.default_rng(seed), replicates)["hF"][0]
+        samples = bootstrap(labels, predicted, np.random.default_rng(0), replicates=500)["hF"][0]
         low, high = interval(samples)
-        configs = [run.config["config"] for run in members]
-        rows.append(
-            {
-                "recipe": re.sub(r"_f\d+_s\d+(~\w+)?$", "", members[0].name),
-                "hF": np.mean([run.metrics["test"]["hF"] for run in members]),
-                "low": low,
-                "high": high,
-                "folds": len({config["fold"] for config in configs}),
-                "seeds": len({config["seed"] for config in configs}),
-                "other code": sum(bool(other_code(run.config)) for run in members),
-                "folder": members[0].folder.name,
-            }
-        )
+        recipe = re.sub(r"_f\d+_s\d+(~\w+)?$", "", members[0].name)
+        mean = np.mean([run.metrics["test"]["hF"] for run in members])
+        folds, seeds = (len({run.config["config"][name] for run in members}) for name in ("fold", "seed"))
+        other = sum(bool(other_code(run.config)) for run in members)
+        rows.append((recipe, mean, low, high, folds, seeds, other, members[0].folder.name))
     columns = ["recipe", "hF", "low", "high", "folds", "seeds", "other code", "folder"]
     return pd.DataFrame(rows, columns=columns).sort_values("hF", ascending=False, ignore_index=True)
 
@@ -80,7 +73,7 @@ def scored(path: Path | str) -> Scored:
     return Scored("/".join(path.parts[-2:]), table.ids.astype(str), table.labels, table.probabilities.argmax(1))
 
 
-def compare_systems(a: Scored, b: Scored, replicates: int = 2000, seed: int = 0) -> tuple[pd.DataFrame, list[str]]:
+def compare_systems(a: Scored, b: Scored) -> tuple[pd.DataFrame, list[str]]:
     """`a` against `b` on the clips that both were tested on -> a row a metric, in fractions, and sentences.
 
     Raises ValueError where they share no clip or disagree about labels.
@@ -93,23 +86,13 @@ def compare_systems(a: Scored, b: Scored, replicates: int = 2000, seed: int = 0)
         raise ValueError(f"{a.name} and {b.name} disagree about the labels of clips: they are of different data")
     one, other = a.predicted[in_a], b.predicted[in_b]
     scores = [scores_from_confusion(confusion(labels, predicted)) for predicted in (one, other)]
-    differences = paired_difference(labels, one, other, np.random.default_rng(seed), replicates)
-    rows = {
-        name: {
-            "a": float(scores[0][metric]),
-            "b": float(scores[1][metric]),
-            "difference": differences[metric].estimate,
-            "low": differences[metric].low,
-            "high": differences[metric].high,
-        }
-        for metric, name in METRICS.items()
-    }
+    differences = paired_difference(labels, one, other, np.random.default_rng(0), replicates=2000)
+    rows = [(*(float(s[metric]) for s in scores), *dataclasses.astuple(differences[metric])) for metric in METRICS]
     lines = [f"{len(in_a)} clips that both were tested on (a: {len(a.ids)}, b: {len(b.ids)})"]
     lines += [f"{system.name}: {system.note}" for system in (a, b) if system.note]
-    lines.append(
-        f"{a.name} against {b.name} {verdict(differences['hF'])}; McNemar p = {mcnemar(labels, one, other).p_value:.3f}"
-    )
-    return pd.DataFrame(rows).T, lines
+    p_value = f"McNemar p = {mcnemar(labels, one, other).p_value:.3f}"
+    lines.append(f"{a.name} against {b.name} {verdict(differences['hF'])}; {p_value}")
+    return pd.DataFrame(rows, index=list(METRICS.values()), columns=["a", "b", "difference", "low", "high"]), lines
 
 
 def read_all(folder: Path | str) -> tuple[list[Run], pd.DataFrame]:

@@ -175,24 +175,16 @@ def classify_files(
             table["text"] = pd.Series([texts.get(chunk[p].stem, "") for p in fine], dtype=object)
             said = np.full((len(chunk), len(CLASSES)), np.nan)
             if fine:
-                heard = [Recordings(table, [decoded[p][model.sample_rate] for p in fine]) for model in models]
-                each = [predict_all(model, of_model, views) for model, of_model in zip(models, heard, strict=True)]
-                said[fine] = average_probabilities([predictions.probabilities for predictions in each], weights)
+                clips = [Recordings(table, [decoded[p][model.sample_rate] for p in fine]) for model in models]
+                each = [predict_all(*pair, views).probabilities for pair in zip(models, clips, strict=True)]
+                said[fine] = average_probabilities(each, weights)
             for place, path in enumerate(chunk):
                 problem = decoded[place] if isinstance(decoded[place], str) else ""
                 best = 0 if problem else int(said[place].argmax())
-                rows.append(
-                    {
-                        "file": str(path),
-                        "class": "" if problem else CLASSES[best],
-                        "score": said[place, best],
-                        "text": bool(texts.get(path.stem, "")),
-                        "problem": problem,
-                    }
-                    | dict(zip(CLASSES, said[place], strict=True))
-                )
+                named = "" if problem else CLASSES[best], said[place, best]
+                rows.append((str(path), *named, bool(texts.get(path.stem, "")), problem, *said[place]))
             progress.update(len(chunk))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["file", "class", "score", "text", "problem", *CLASSES])
 
 
 def _decoded(paths: list[Path], rates: list[int]) -> Iterator[tuple[list[Path], list]]:

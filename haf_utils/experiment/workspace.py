@@ -95,16 +95,14 @@ def workspace(
     Raises FileNotFoundError or ValueError that names the folder and the layout it should have.
     """
     sizes = profiles.profile(profile)
-    stand_ins = not dataset and not (fsd50k or nsynth)
     given = {"dataset": dataset, "extra": extra, "evaluation": evaluation, "fsd50k": fsd50k, "nsynth": nsynth}
     paths = {parameter: _folder(parameter, folder) for parameter, folder in given.items()}
-    if not dataset:
-        root = make_embedded(sizes.embedded or "mini")
     name = Path(dataset).resolve().name.lower() if dataset else "embedded"
     if not dataset:
+        root = make_embedded(sizes.embedded or "mini")
         paths |= {"dataset": f"{root}/BSD10k", "extra": f"{root}/BSD35k-CS", "evaluation": f"{root}/evaluation"}
-    if stand_ins:
-        paths |= {"fsd50k": f"{root}/FSD50K", "nsynth": str(root)}
+        if not (fsd50k or nsynth):
+            paths |= {"fsd50k": f"{root}/FSD50K", "nsynth": str(root)}
     folder = Path(runs or REPOSITORY / "runs").expanduser().resolve() / f"{name}-{profile}"
     runs = folder if not dataset or _holds_runs_of(folder, paths["dataset"]) else _with_digest(folder, paths["dataset"])
     return Workspace(
