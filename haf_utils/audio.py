@@ -5,8 +5,6 @@ quantised to int16 (``laion_clap/training/data.py``). Short clips are repeated w
 ("repeatpad"); long ones are cut into windows, which are random in training and fixed everywhere else.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

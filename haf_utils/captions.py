@@ -7,8 +7,6 @@ pretraining, in one of several phrasings drawn by a generator. Everything is det
 nothing usable was left: the model treats the text as missing.
 """
 
-from __future__ import annotations
-
 import html
 import re
 import unicodedata

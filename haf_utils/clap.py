@@ -8,8 +8,6 @@ are not padded to 77 tokens, and a long clip is embedded as the average over fix
 forward, and that of `haf_utils.fast`, the default (`HAF_FAST=0` takes the plain one).
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

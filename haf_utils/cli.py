@@ -3,8 +3,6 @@
 Exit codes: 0; 1 where something that was asked for could not be done; 2 for wrong requests; 130 for an interrupt.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import sys

@@ -1,7 +1,5 @@
 """The configuration of a fine-tuning run: every parameter, its checks, its defaults and its name."""
 
-from __future__ import annotations
-
 import dataclasses
 import types
 import typing

@@ -4,8 +4,6 @@ The metadata classifier reads texts alone. It shows how much the metadata reveal
 ensemble member that shares nothing with CLAP.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -22,7 +20,7 @@ from haf_utils.taxonomy import CLASSES, to_labels
 __all__ = ["MetadataClassifier", "metadata_classifier"]
 
 
-def metadata_classifier() -> MetadataClassifier:
+def metadata_classifier() -> "MetadataClassifier":
     """A fresh text classifier: ``fit(texts, labels)``, ``predict_proba(texts)`` -> (N, 23). Trained in seconds."""
     return MetadataClassifier()
 
@@ -43,7 +41,7 @@ class MetadataClassifier(ClassifierMixin, BaseEstimator):
         self.c = c
         self.folds = folds
 
-    def fit(self, texts: Sequence[str], labels) -> MetadataClassifier:
+    def fit(self, texts: Sequence[str], labels) -> "MetadataClassifier":
         """Texts (N,), "" where missing, and labels 0..22 or codes (N,). Raises ValueError for other labels."""
         labels, texts = to_labels(labels), _strings(texts)
         if len(labels) != len(texts) or not len(texts):

@@ -5,8 +5,6 @@ clips that BSD10k has, then the evaluation set. A clip that cannot be read keeps
 official ones, but belongs to no part; `lost` says why.
 """
 
-from __future__ import annotations
-
 import zlib
 from dataclasses import dataclass
 from functools import cache, cached_property

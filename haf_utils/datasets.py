@@ -16,8 +16,6 @@ occurs twice) is a ValueError that names the rows. With ``strict=False``, as in 
 listed: an unknown class gets label -1, and of an id that occurs twice the first row is kept.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections import Counter

@@ -4,8 +4,6 @@ Averaging itself is `inference.average_probabilities` (report, equation 1). Noth
 fitted on the labels they are given, which must be validation clips.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations

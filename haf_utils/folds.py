@@ -5,8 +5,6 @@ Clips of one uploader are similar in sound and text, so a random split measures 
 recognised; grouped folds measure the score on uploaders that are not in training.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 

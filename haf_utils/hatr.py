@@ -4,8 +4,6 @@ It is the control that a CLAP fine-tuned end to end has to beat. Ours, since the
 residual block has its activations, and the biases of the Xavier-initialised layers (0).
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import torch

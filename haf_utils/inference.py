@@ -1,7 +1,5 @@
 """From a trained model to posteriors: plain prediction, test-time augmentation, probability averaging."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 import numpy as np

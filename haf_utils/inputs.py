@@ -4,8 +4,6 @@
 backbone on waveforms and tokens (`LiveInputs`). Everything after the embeddings is the same code for both.
 """
 
-from __future__ import annotations
-
 import zlib
 from dataclasses import dataclass
 

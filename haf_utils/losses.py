@@ -4,8 +4,6 @@ A target is a distribution over the 23 classes, a row a clip. Targets are smooth
 that the smoothing mass stays on related classes.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 

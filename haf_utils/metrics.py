@@ -7,8 +7,6 @@ The metric is that of DCASE 2026 Task 1: hierarchical precision and recall after
 prediction with the right top level and the wrong class earns a share set by `lam`.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 

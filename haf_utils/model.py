@@ -7,8 +7,6 @@ audio (B, 512) ─ projection ─ gated residual refinement ┐
 text  (B, 512) ─ projection ─ gated residual refinement ┘
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -6,8 +6,6 @@ built from `profiles.PasstConfig` without its AudioSet heads. Its classifier is 
 LayerNorm and a linear layer on the mean of the two class tokens.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import cache, partial
 from pathlib import Path

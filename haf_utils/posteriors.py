@@ -5,8 +5,6 @@ Two layouts are read: a CSV table with a row a clip and the columns `sound_id`, 
 `fold_<k>/evaluation/predictions.csv` (`sound_id,ground_truth,prediction,prediction_score`: the largest posterior only).
 """
 
-from __future__ import annotations
-
 import os
 import re
 import warnings
@@ -50,7 +48,7 @@ class Posteriors:
             a, b = np.flatnonzero(self.ids == self.ids[twice][0])[:2] + 1
             raise ValueError(f"{self.source}: sound_id {self.ids[twice][0]} is in rows {a} and {b}: keep one of them")
 
-    def for_ids(self, ids: Iterable) -> Posteriors:
+    def for_ids(self, ids: Iterable) -> "Posteriors":
         """The rows of the clips `ids`, in their order. Raises ValueError with how many are missing, and which."""
         ids = np.asarray(list(ids)).astype(str)
         rows = pd.Index(self.ids).get_indexer(ids)

@@ -10,8 +10,6 @@ All random draws (order, captions, windows, dropout) follow from (seed, epoch) a
 same weights as an uninterrupted one, on the CPU bit for bit.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

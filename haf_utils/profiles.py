@@ -4,8 +4,6 @@ A profile changes numbers and nothing else: the code path is one. Sources stand 
 choice of this project where the report is silent. LAION's values are those of laion-clap 1.1.7 (``HTSAT-tiny.json``).
 """
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path

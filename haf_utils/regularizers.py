@@ -4,8 +4,6 @@ The first three act on `Features`, after CLAP and before the classifier (report,
 that is passed to them.
 """
 
-from __future__ import annotations
-
 import copy
 from itertools import chain
 

@@ -11,8 +11,6 @@
 `metrics.json` is written last: a folder that has it is finished.
 """
 
-from __future__ import annotations
-
 import json
 import zipfile
 import zlib

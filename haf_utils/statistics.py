@@ -6,8 +6,6 @@ Resampling the clips of a stratum with replacement is the same as drawing the nu
 is fast, and all systems are scored on the same resample.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

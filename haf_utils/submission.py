@@ -7,8 +7,6 @@
 problems row by row, 2 if it cannot be checked.
 """
 
-from __future__ import annotations
-
 import codecs
 import re
 from collections.abc import Mapping, Sequence

@@ -5,8 +5,6 @@ a class in `CLASSES` is its label everywhere in this project. Key data on the co
 differs between releases (0..22 in v1.0, three digits in v1.2).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import numpy as np

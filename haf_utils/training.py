@@ -4,8 +4,6 @@ One loop serves head and joint training, HAF-CLAP, Text-Aux CLAP and PaSST: they
 classifies (`haf_utils.model`), not in how they are trained.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Pooled out of fold: each clip is predicted by the one model of five that did not
 on every clip. Two recipes are compared on the same clips, under the same seeds.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """From a recipe to what the training needs: the corpus, the model and its inputs, and what these come from."""
 
-from __future__ import annotations
-
 import hashlib
 from functools import cache
 from pathlib import Path

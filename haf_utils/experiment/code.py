@@ -4,8 +4,6 @@ The files are found by following the imports: no list has to be kept by hand, an
 command) does not count.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 from collections.abc import Iterator, Mapping

@@ -3,8 +3,6 @@
 The challenge asks for both numbers of every system (`submission.write_metadata`).
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Continued pretraining on FSD50K and NSynth: the clips, their captions and the resulting checkpoint."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

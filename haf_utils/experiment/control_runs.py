@@ -4,8 +4,6 @@ Each writes a run folder in the format of `haf_utils.runs`, so that ablations, e
 other run. None uses test-time augmentation.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Callable

@@ -5,8 +5,6 @@ folder of its name holds another run, it gets a folder beside it; nothing that i
 over. Code is recorded and is no part of what a run is: a finished run of other code is used, and marked in tables.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Grids of parameters: from `name=value,value` or a file to the configurations of runs."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import itertools

@@ -1,7 +1,5 @@
 """Runs side by side: a table of all recipes in a folder, and the paired difference of two systems on the same clips."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Sequence

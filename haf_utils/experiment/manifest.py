@@ -4,8 +4,6 @@ A CSV beside no dataset (datasets are often read-only) but in the user's cache: 
 measured, so that an interrupted run goes on where it was. A row holds as long as the file's size and time of change do.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 from collections.abc import Iterable

@@ -5,8 +5,6 @@ by validation of its members. The report gives the number of members and the fus
 1), not the members; what stands in `SYSTEMS` is this project's reading.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path

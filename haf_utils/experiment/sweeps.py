@@ -8,8 +8,6 @@ of grids. Everything is checked before anything starts. Finished runs are skippe
 are reported and tried again on request.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import shutil

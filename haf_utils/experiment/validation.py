@@ -4,8 +4,6 @@ Every recording is read once (`experiment.manifest`), the metadata are checked. 
 exits with 0 where nothing is wrong, 1 where there are problems, 2 where the folder cannot be read as a dataset at all.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections import Counter

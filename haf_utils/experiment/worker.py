@@ -9,8 +9,6 @@ two processes and between two machines of a cluster. For a run called NAME:
     watched         is there as long as somebody waits for local workers: without it they end
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import threading

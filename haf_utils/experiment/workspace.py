@@ -4,8 +4,6 @@ Notebooks take paths as parameters, "" meaning "as the repository has it", so th
 papermill and any working directory.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import subprocess

@@ -4,8 +4,6 @@
 leaf: it imports nothing else of this project, and openvino in its own file. `threads` computes nothing: no switch.
 """
 
-from __future__ import annotations
-
 import os
 
 __all__ = ["enabled"]

@@ -3,8 +3,6 @@
 `haf_utils.clap` calls these functions and holds their plain equivalents.
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 import torch

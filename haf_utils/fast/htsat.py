@@ -5,8 +5,6 @@ by half. All other operations of a block act on single tokens. So tokens stay in
 gather permutes them for the next block.
 """
 
-from __future__ import annotations
-
 from functools import cache
 
 import torch

@@ -1,7 +1,5 @@
 """HTSAT's forward pass on a CPU by OpenVINO, where it is installed and `haf_utils.clap.load_clap` asks for it."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil

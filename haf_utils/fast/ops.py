@@ -1,7 +1,5 @@
 """Two operations faster than PyTorch's defaults: linear layers in fp32 on a CPU, and permutations of rows."""
 
-from __future__ import annotations
-
 import math
 import platform
 

@@ -4,8 +4,6 @@ Titles and tags differ so much in length that most of a padded batch is padding.
 first tokens only, since the pooler reads no others.
 """
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import nn

@@ -6,8 +6,6 @@ well. Independent batches do.
 With a GPU, threads only prepare its inputs: they decode (`in_threads`), or cut the next batches (`ahead`).
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

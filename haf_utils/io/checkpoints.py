@@ -6,8 +6,6 @@ transformers), epoch and optimizer state; it holds numpy scalars and may use pic
 only. This project writes safetensors.
 """
 
-from __future__ import annotations
-
 import _codecs
 import collections
 import hashlib

@@ -1,7 +1,5 @@
 """Threads that read and decode recordings: soundfile and soxr release the GIL, so that processes are not needed."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -6,8 +6,6 @@ between neighbouring frequency bands change in time (Haitsma and Kalker, ISMIR 2
 lossy coding and cutting, and two different recordings agree on half of the bits.
 """
 
-from __future__ import annotations
-
 import os
 import warnings
 from collections.abc import Iterable, Sequence

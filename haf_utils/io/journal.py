@@ -3,8 +3,6 @@
 A row that a kill has torn, or that changed on the disk, is dropped instead of believed; its work is done again.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import zlib

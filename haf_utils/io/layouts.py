@@ -4,8 +4,6 @@ Metadata comes from many hands: with a byte-order mark, with a few lines of Lati
 descriptions of 100 kB. Nothing of it may be lost, and what cannot be read is named with its file.
 """
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -4,8 +4,6 @@ In a batch run (papermill, a Slurm log) a bar would leave dozens of half-drawn o
 which `make run` sets, prints one line a step instead.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 

@@ -4,8 +4,6 @@ Validation, the audio store, prediction and pictures all read through `scan`, so
 wording. libsndfile's number of frames is an estimate for MP3, FLAC and Ogg, and decides nothing here.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import stat

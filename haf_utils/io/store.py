@@ -1,7 +1,5 @@
 """The audio store: every clip of a dataset decoded once, in one memory-mapped file with an index of offsets."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import zlib

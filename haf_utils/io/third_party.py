@@ -8,8 +8,6 @@ by any network here, so their schemas are enough.
 Each function imports when it is called, as that takes seconds, and once a process.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import sys

@@ -1,7 +1,5 @@
 """Figures of ablations: differences with their intervals, severity of errors, scores by the amount of data."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt

@@ -3,8 +3,6 @@
 Nothing here needs a network. Only the first `EXCERPT_SECONDS` of a recording are decoded, to bound time and memory.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt

@@ -1,7 +1,5 @@
 """Pictures of notebook 06: test-time views, subsets, diversity, and the predictions of members for one clip."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt

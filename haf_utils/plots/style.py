@@ -4,8 +4,6 @@ A figure's title states its finding; axes carry units; classes are coloured by t
 lightness, so that figures can be read in grey.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import matplotlib.pyplot as plt

@@ -4,8 +4,6 @@ Shares are text in percent with one decimal in tables that are shown, and fracti
 drawn.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 

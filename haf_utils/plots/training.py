@@ -1,7 +1,5 @@
 """Figures of fine-tuning: the model, its targets, mixup, the moving average, the fusion and calibration."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt

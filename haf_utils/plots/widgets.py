@@ -1,7 +1,5 @@
 """Widgets for JupyterLab. Their content is there as plain figures too, since a headless notebook has no widgets."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Mapping, Sequence
 
