@@ -104,7 +104,6 @@ def pretrain(
     settings: Pretraining,
     seed: int = 0,
     shares: Mapping[str, float] | None = None,
-    accumulate: int = 1,
     evaluate: Callable[[Clap], dict[str, float]] | None = None,
     stop_after: int | None = None,
 ) -> pd.DataFrame:
@@ -112,9 +111,8 @@ def pretrain(
 
     table: sound_id, source, captions (list of str, one is drawn each time). stores: audio store of each source
     (anything with ``samples(sound_id)``). folder: keeps ``resume.pt``, written atomically after each epoch;
-    called again with the same arguments, training goes on from there. shares: as in `plan_epoch`. accumulate: batches
-    a step of the optimizer. evaluate: further columns of the history, from the EMA weights, after each epoch.
-    stop_after: stop after that many epochs in all, to go on later.
+    called again with the same arguments, training goes on from there. shares: as in `plan_epoch`. evaluate: further
+    columns of the history, from the EMA weights, after each epoch. stop_after: stop after that many epochs in all.
 
     Raises ValueError for a table that cannot be used or a folder of other settings; FloatingPointError that names the
     clips of the batch whose loss is not finite (the last epoch's checkpoint is kept).
@@ -128,15 +126,14 @@ def pretrain(
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(trained, settings.rate, betas=(0.9, 0.99), eps=1e-6)  # laion-clap's
     ema = Ema(network, settings.ema)
-    schedule = _schedule(steps // accumulate * settings.epochs, settings)
-    identity = _identity(table, settings, seed, shares, accumulate)
+    schedule = _schedule(steps * settings.epochs, settings)
+    identity = _identity(table, settings, seed, shares)
     file = Path(folder) / "resume.pt"
     history = _resume(file, identity, network, optimizer, ema)
 
     for epoch in range(len(history), min(settings.epochs, stop_after or settings.epochs)):
         begin, losses = time.perf_counter(), []
         plan = plan_epoch(sources, settings.batch, shares, seed, epoch)
-        plan = plan[: len(plan) // accumulate * accumulate]
         batches = ahead(lambda rows, epoch=epoch: _batch(clap, table, stores, rows, seed, epoch), plan, clap.device)
         network.train()
         with torch.random.fork_rng():
@@ -148,18 +145,16 @@ def pretrain(
                     ids = table["sound_id"].iloc[plan[number]].tolist()
                     where = f"in epoch {epoch + 1}, batch {number + 1}, with the clips {ids}"
                     raise FloatingPointError(f"the loss became {loss.item()} {where}; {file} holds the last good epoch")
-                (loss / accumulate).backward()
+                loss.backward()
                 losses.append(loss.detach())
-                if (number + 1) % accumulate == 0:
-                    step = epoch * (steps // accumulate) + number // accumulate
-                    for group in optimizer.param_groups:
-                        group["lr"] = settings.rate * schedule(step)
-                    optimizer.step()
-                    optimizer.zero_grad()
-                    with torch.no_grad():
-                        network.logit_scale_a.clamp_(0, _MAX_SCALE)
-                        network.logit_scale_t.clamp_(0, _MAX_SCALE)
-                    ema.update(network)
+                for group in optimizer.param_groups:
+                    group["lr"] = settings.rate * schedule(epoch * steps + number)
+                optimizer.step()
+                optimizer.zero_grad()
+                with torch.no_grad():
+                    network.logit_scale_a.clamp_(0, _MAX_SCALE)
+                    network.logit_scale_t.clamp_(0, _MAX_SCALE)
+                ema.update(network)
         row = {"epoch": epoch + 1, "loss": torch.stack(losses).mean().item(), "rate": optimizer.param_groups[0]["lr"]}
         row |= {"scale_a": network.logit_scale_a.exp().item(), "scale_t": network.logit_scale_t.exp().item()}
         if evaluate is not None:
@@ -203,10 +198,10 @@ def _schedule(steps: int, settings: Pretraining) -> Callable[[int], float]:
     return lambda step: (step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / rest))
 
 
-def _identity(table: pd.DataFrame, settings: Pretraining, seed: int, shares: Mapping, accumulate: int) -> str:
+def _identity(table: pd.DataFrame, settings: Pretraining, seed: int, shares: Mapping) -> str:
     """What a resumed run must agree on with the run that it continues."""
     clips = pd.util.hash_pandas_object(table["sound_id"].astype(str) + "\n" + table["captions"].map("\n".join))
-    content = [dataclasses.asdict(settings), seed, dict(shares), accumulate, int(clips.sum()), len(table)]
+    content = [dataclasses.asdict(settings), seed, dict(shares), int(clips.sum()), len(table)]
     return json.dumps(content, sort_keys=True)
 
 

@@ -170,7 +170,8 @@ def _development_results(dataset: str, tables: pd.DataFrame | Sequence[pd.DataFr
     for table in tables:
         lacking = {"code", *names} - set(table.columns)
         if lacking or tuple(table["code"]) != CLASSES:
-            raise ValueError(f"results[{dataset!r}] must be the per_class table of hierarchical_scores")
+            needed = "the per_class table of hierarchical_scores: in taxonomy order, columns code, hP, hR, hF"
+            raise ValueError(f"results[{dataset!r}] must be {needed}")
         if ((table[names] < 0) | (table[names] > 1)).any(axis=None):
             raise ValueError(f"results[{dataset!r}] must be fractions in [0, 1], not percentages")
 

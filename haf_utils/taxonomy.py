@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-__all__ = ["CLASSES", "CLASS_IDX", "NAMES", "PARENT", "TOP_LEVELS", "TOP_NAMES", "prompts", "siblings", "to_labels"]
+__all__ = ["CLASSES", "CLASS_IDX", "NAMES", "PARENT", "TOP_LEVELS", "TOP_NAMES", "prompts", "to_labels"]
 
 # code -> (three-digit class_idx of BSD10k-v1.2, name)
 _CLASSES = {
@@ -34,11 +34,6 @@ PARENT: np.ndarray = np.array([TOP_LEVELS.index(code.split("-")[0]) for code in 
 PARENT.setflags(write=False)
 
 _LABEL = {code: label for label, code in enumerate(CLASSES)}
-
-
-def siblings(label: int) -> np.ndarray:
-    """Labels of the other classes under the same top level as `label`, ascending (2 to 7 of them)."""
-    return np.flatnonzero((PARENT == PARENT[label]) & (np.arange(len(CLASSES)) != label))
 
 
 def to_labels(values: Iterable) -> np.ndarray:

@@ -132,15 +132,9 @@ def train_epoch(
         parts = np.array_split(chunk, min(recipe.accumulation, len(chunk)))
         return chunk, [inputs.prepare(part, key) for part in parts]
 
-    shown = bar(
-        ahead(prepare, batches, inputs.device),
-        total=len(batches),
-        description=f"epoch {epoch + 1}",
-        unit="batch",
-        quiet=quiet or not inputs.live,
-    )
-    total = 0.0
-    for number, (chunk, parts) in enumerate(shown):
+    options = {"description": f"epoch {epoch + 1}", "unit": "batch", "quiet": quiet or not inputs.live}
+    prepared, total = ahead(prepare, batches, inputs.device), 0.0
+    for number, (chunk, parts) in enumerate(bar(prepared, total=len(batches), **options)):
         try:
             loss = training_step(model, inputs, parts, target[chunk], recipe, streams, optimizer, ema)
         except FloatingPointError as error:

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from conftest import need_shared
 
-from haf_utils.taxonomy import CLASS_IDX, CLASSES, NAMES, PARENT, TOP_LEVELS, TOP_NAMES, prompts, siblings, to_labels
+from haf_utils.taxonomy import CLASS_IDX, CLASSES, NAMES, PARENT, TOP_LEVELS, TOP_NAMES, prompts, to_labels
 
 
 def test_five_top_levels_and_23_classes_in_taxonomy_order():
@@ -30,14 +30,6 @@ def test_codes_and_indices_are_those_of_the_real_release():
     assert [TOP_LEVELS[PARENT[label]] for label in to_labels(rows["class"])] == [
         code.split("-")[0] for code in rows["class"]
     ]
-
-
-def test_siblings_share_the_parent_and_exclude_the_class_itself():
-    for label in range(23):
-        others = siblings(label)
-        assert label not in others and (PARENT[others] == PARENT[label]).all()
-        assert len(others) == np.bincount(PARENT)[PARENT[label]] - 1
-    assert siblings(0).tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("kind", [list, tuple, np.array, pd.Series, iter, lambda codes: np.array(codes, dtype=object)])

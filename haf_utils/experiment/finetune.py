@@ -66,14 +66,10 @@ def finetune(config: FinetuneConfig, quiet: bool = False, retrain: bool = False)
     def after_epoch(state: dict) -> None:
         history = state["state"]["history"]
         atomic_write(place.folder / "history.csv", lambda path: pd.DataFrame(history).to_csv(path, index=False))
-        last = history[-1]
         left = (time.monotonic() - started) / (len(history) - begun) * (recipe.epochs - len(history))
         if inputs.live:
-            line(
-                f"  epoch {len(history)} of {recipe.epochs}: loss {last['loss']:.3f}, validation hF "
-                f"{100 * last['validation_hF']:.1f} %, at most {_duration(left)} left",
-                quiet,
-            )
+            scores = f"loss {history[-1]['loss']:.3f}, validation hF {100 * history[-1]['validation_hF']:.1f} %"
+            line(f"  epoch {len(history)} of {recipe.epochs}: {scores}, at most {_duration(left)} left", quiet)
         if time.monotonic() - saved[0] > _SAVE_EVERY:
             _save(place.folder, state)
             saved[0] = time.monotonic()
@@ -158,12 +154,10 @@ def rows_of(recipe: Recipe, corpus: Corpus) -> dict[str, np.ndarray]:
         rows["train"] = rows["train"][corpus.table["origin"].to_numpy()[rows["train"]] != "bsd35k-cs"]
     if recipe.data_share < 1:
         rng, labels = np.random.default_rng([recipe.seed, 2]), corpus.labels[rows["train"]]
-        kept = [
-            rng.permutation(rows["train"][labels == label])[
-                : max(1, round(recipe.data_share * (labels == label).sum()))
-            ]
-            for label in np.unique(labels)
-        ]
+        kept = []
+        for label in np.unique(labels):
+            of_class = rng.permutation(rows["train"][labels == label])
+            kept.append(of_class[: max(1, round(recipe.data_share * len(of_class)))])
         rows["train"] = np.sort(np.concatenate(kept)) if kept else rows["train"]
     for name in ("train", "validation", "test"):
         if len(rows[name]) == 0:
@@ -300,11 +294,8 @@ def close_run(
     if model is not None:
         weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
         atomic_write(folder / "model.safetensors", lambda path: save_file(weights, path))
-    scores = {
-        name: hierarchical_scores(p.labels, p.probabilities.argmax(1))
-        for name, p in predictions.items()
-        if name != "evaluation"
-    }
+    labelled = {name: p for name, p in predictions.items() if name != "evaluation"}
+    scores = {name: hierarchical_scores(p.labels, p.probabilities.argmax(1)) for name, p in labelled.items()}
     numbers = {
         "parameters": 0 if model is None else sum(p.numel() for p in model.parameters()),
         "epochs": len(history),

@@ -161,12 +161,10 @@ def train_members(
     folders: dict[str, list[Path]] = {}
     for name in dict.fromkeys(name for configs in folds for name in configs if name not in failed):
         try:
-            folders[name] = [
-                run_control(configs[name], "metadata", quiet=True)
-                if name == "metadata"
-                else found[ready[name, place].name]
-                for place, configs in enumerate(folds)
-            ]
+            if name == "metadata":
+                folders[name] = [run_control(configs[name], "metadata", quiet=True) for configs in folds]
+            else:
+                folders[name] = [found[ready[name, place].name] for place in range(len(folds))]
         except (OSError, RuntimeError, ValueError) as error:  # of the control
             failed[name] = f"{type(error).__name__}: {error}"
     return Trained(folders, failed)

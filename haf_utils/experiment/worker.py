@@ -26,7 +26,7 @@ from submitit.helpers import DelayedSubmission
 from haf_utils.config import FinetuneConfig, resolve
 from haf_utils.experiment.assembly import assemble
 from haf_utils.experiment.finetune import finetune
-from haf_utils.io.files import atomic_write
+from haf_utils.io.files import atomic_write, lives
 
 __all__ = ["Worker", "error_file"]
 
@@ -97,7 +97,7 @@ class Worker:
 
     def _end_with_launcher(self) -> None:
         """Runs in a thread: a worker whose sweep was interrupted, or killed without a chance to clean up, ends too."""
-        while _alive(self.launcher) and (Path(self.folder) / "watched").exists():
+        while lives(self.launcher) and (Path(self.folder) / "watched").exists():
             time.sleep(0.5)
         os._exit(1)
 
@@ -105,14 +105,6 @@ class Worker:
 def error_file(config: FinetuneConfig) -> Path:
     """Where the traceback of a run that failed is kept: beside the run folders, which may hold another run."""
     return Path(config.runs) / "errors" / f"{config.name}.txt"
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def _source(config: FinetuneConfig) -> FinetuneConfig:

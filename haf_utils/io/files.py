@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["atomic_write", "read_npz", "remove_leftovers", "state", "walk", "write_json"]
+__all__ = ["atomic_write", "lives", "read_npz", "remove_leftovers", "state", "walk", "write_json"]
 
 
 def atomic_write(path: str | os.PathLike, write: Callable[[Path], object]) -> None:
@@ -35,17 +35,18 @@ def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files in `folder` whose writers, processes of this machine, have ended."""
     name = re.compile(rf"\..*\.(\d+)@{re.escape(platform.node())}(\.[^.]*)?")
     for entry in os.scandir(folder):
-        if (match := name.fullmatch(entry.name)) and not _lives(int(match[1])):
+        if (match := name.fullmatch(entry.name)) and not lives(int(match[1])):
             Path(entry.path).unlink(missing_ok=True)
 
 
-def _lives(process: int) -> bool:
+def lives(process: int) -> bool:
+    """Whether this machine still runs the process of this number."""
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:
-        return True
+    except PermissionError:  # of another user
+        pass
     return True
 
 

@@ -44,9 +44,6 @@ class AudioStore:
         file = self.folder / "samples.int16"
         self._samples = np.asarray(np.memmap(file, np.int16, "r")) if file.stat().st_size else np.zeros(0, np.int16)
 
-    def __len__(self) -> int:
-        return len(self.index)
-
     def __contains__(self, sound_id) -> bool:
         return str(sound_id) in self._row
 

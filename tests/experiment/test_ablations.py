@@ -27,12 +27,16 @@ from haf_utils.metrics import hierarchical_scores
 from haf_utils.plots.ablations import data_curves, forest, severity_bars
 from haf_utils.runs import Predictions, write_predictions
 from haf_utils.statistics import Difference
-from haf_utils.taxonomy import CLASSES, siblings
+from haf_utils.taxonomy import CLASSES, PARENT
 from haf_utils.training import finetune
 
 BASE = FinetuneConfig(dataset="/data", runs="/runs", profile="tiny", train="head")
 LABELS = np.tile(np.arange(len(CLASSES)), 20)  # 460 clips, 4 of each class in each fold
 FOLDS = np.repeat(np.arange(5), len(LABELS) // 5)
+
+
+def siblings(label: int) -> np.ndarray:
+    return np.setdiff1d(np.flatnonzero(PARENT == PARENT[label]), [label])
 
 
 def said_by(right: float, rng, inside: float = 0.5):

@@ -38,7 +38,7 @@ def clips(tmp_path):
 
 def test_the_store_holds_every_clip_as_prepared(clips, tmp_path, capsys):
     store = build_store(clips, tmp_path / "store", 8_000)
-    assert len(store) == len(clips) and store.sample_rate == 8_000 and store.lost.empty
+    assert len(store.index) == len(clips) and store.sample_rate == 8_000 and store.lost.empty
     for sound_id, path in clips.itertuples(index=False):
         np.testing.assert_array_equal(store.samples(sound_id), prepare(path, 8_000))
         assert sound_id in store
@@ -91,7 +91,7 @@ def test_lost_clips_are_listed_with_reasons_and_the_job_goes_on(clips, tmp_path)
     store = build_store(clips, tmp_path / "store", RATE)
     assert store.lost["sound_id"].tolist() == ["001", "007"]
     assert store.lost["reason"].tolist() == ["silent: peak 0.0e+00", "missing: no such file"]
-    assert len(store) == 10 and "001" not in store
+    assert len(store.index) == 10 and "001" not in store
     soundfile.write(clips["path"][7], tone(), RATE)  # it comes back
     assert "007" in build_store(clips, tmp_path / "store", RATE)
 
@@ -101,7 +101,7 @@ def test_too_many_lost_clips_stop_the_job(clips, tmp_path):
         os.remove(path)
     with pytest.raises(ValueError, match=r"4 of 12 clips cannot be used \(\{'missing': 4\}\)"):
         build_store(clips, tmp_path / "store", RATE)
-    assert len(build_store(clips, tmp_path / "store", RATE, max_lost=0.5)) == 8
+    assert len(build_store(clips, tmp_path / "store", RATE, max_lost=0.5).index) == 8
 
 
 def test_bad_tables_and_full_disks_are_said(clips, tmp_path, monkeypatch):
@@ -156,7 +156,7 @@ def test_two_builds_at_once_make_one_store(clips, tmp_path):
         from haf_utils.audio import prepare
         from haf_utils.io.store import build_store
         table = pd.read_csv({str(tmp_path / "clips.csv")!r}, dtype=str)
-        print(len(build_store(table, {str(tmp_path / "store")!r}, {RATE}, prepare)))
+        print(len(build_store(table, {str(tmp_path / "store")!r}, {RATE}, prepare).index))
     """
     both = [
         subprocess.Popen([sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True)
@@ -199,7 +199,7 @@ def test_a_damaged_store_is_mended(clips, tmp_path, capsys, what, name):
     assert (name == "index.csv" and what == "gone") or "decoded again" in capsys.readouterr().out
     for sound_id, path in clips.itertuples(index=False):
         np.testing.assert_array_equal(store.samples(sound_id), prepare(path, RATE))
-    assert len(build_store(clips, tmp_path / "store", RATE, None)) == len(clips)
+    assert len(build_store(clips, tmp_path / "store", RATE, None).index) == len(clips)
 
 
 def test_a_flip_that_left_size_and_time_is_found_by_looking_at_all(clips, tmp_path):
