@@ -1,6 +1,7 @@
 """The command line, `haf`: arguments are read before anything slow is imported; a command imports what it needs.
 
-Exit codes: 0; 1 where something that was asked for could not be done; 2 for wrong requests; 130 for an interrupt.
+Exit codes: 0; 1 where something that was asked for could not be done, or a check found problems; 2 for wrong requests,
+and for what cannot be checked at all; 130 for an interrupt.
 """
 
 import argparse

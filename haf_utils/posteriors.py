@@ -119,13 +119,8 @@ def read(path: str | os.PathLike) -> Posteriors:
             (probabilities < 0).any(1),
             lambda row: f"{CLASSES[low[row]]} is {probabilities[row].min():g}, negative: apply softmax to logits",
         )
-        refuse(
-            np.abs(total - 1) > TOLERANCE,
-            lambda row: (
-                f"the classes sum to {total[row]:.6g}, not 1: divide by it (100 where the values are percentages), "
-                "or apply softmax to logits"
-            ),
-        )
+        advice = "divide by it (100 where the values are percentages), or apply softmax to logits"
+        refuse(np.abs(total - 1) > TOLERANCE, lambda row: f"the classes sum to {total[row]:.6g}, not 1: {advice}")
         probabilities /= total[:, None]
     else:
         score = numbers("prediction_score")

@@ -1,10 +1,7 @@
 """What is handed in to the challenge: a system output (CSV) and its description (YAML), written and checked.
 
-    <Surname>_<Institution>_task1_<n>.output.csv    id, predicted_bst_second_level_class, prediction_score
-    <Surname>_<Institution>_task1_<n>.meta.yaml     submission, system, results
-
-``haf submission check FILE [--ids METADATA.csv]`` checks a file: exit code 0 if it can be handed in, 1 with the
-problems row by row, 2 if it cannot be checked.
+<Surname>_<Institution>_task1_<n>.output.csv    id, predicted_bst_second_level_class, prediction_score
+<Surname>_<Institution>_task1_<n>.meta.yaml     submission, system, results
 """
 
 import codecs

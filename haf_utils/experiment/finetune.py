@@ -69,7 +69,7 @@ def finetune(config: FinetuneConfig, quiet: bool = False, retrain: bool = False)
         left = (time.monotonic() - started) / (len(history) - begun) * (recipe.epochs - len(history))
         if inputs.live:
             scores = f"loss {history[-1]['loss']:.3f}, validation hF {100 * history[-1]['validation_hF']:.1f} %"
-            line(f"  epoch {len(history)} of {recipe.epochs}: {scores}, at most {_duration(left)} left", quiet)
+            line(f"  epoch {len(history)} of {recipe.epochs}: {scores}, at most {left / 60:.1f} min left", quiet)
         if time.monotonic() - saved[0] > _SAVE_EVERY:
             _save(place.folder, state)
             saved[0] = time.monotonic()
@@ -335,7 +335,3 @@ def _resume(folder: Path, quiet: bool) -> dict | None:
     saved = torch.load(file, map_location="cpu", weights_only=True)
     line(f"{folder.name}: going on after epoch {saved['state']['epoch']}", quiet)
     return saved
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"

@@ -41,8 +41,6 @@ def update(
     Only files that are new or have changed are read (`again`: all), by `workers` threads (None: as `decoding.decoded`
     has it). Interrupted, the next call goes on. Raises ValueError if `path` is another file than a manifest.
     """
-    if workers is not None and workers < 1:  # also where there is nothing to read
-        raise ValueError(f"workers={workers} must be 1 or more")
     path, files = Path(path), [os.fspath(file) for file in files]
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):

@@ -4,8 +4,7 @@
     haf sweep grid.yaml --slurm --partition gpu --gres gpu:1 --time 240 --runs-per-job 10
 
 A grid maps parameters of `FinetuneConfig` to lists of values (`experiment.grids`); a YAML or JSON file may hold a list
-of grids. Everything is checked before anything starts. Finished runs are skipped, interrupted ones go on, failed ones
-are reported and tried again on request.
+of grids.
 """
 
 import dataclasses

@@ -1,7 +1,6 @@
 """What is in a dataset's folder and what is wrong with it, before hours of computing depend on it.
 
-Every recording is read once (`experiment.manifest`), the metadata are checked. `haf validate` prints the report, and
-exits with 0 where nothing is wrong, 1 where there are problems, 2 where the folder cannot be read as a dataset at all.
+Every recording is read once (`experiment.manifest`), the metadata are checked. `haf validate` prints the report.
 """
 
 import os

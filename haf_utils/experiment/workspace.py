@@ -102,11 +102,12 @@ def workspace(
         if not (fsd50k or nsynth):
             paths |= {"fsd50k": f"{root}/FSD50K", "nsynth": str(root)}
     folder = Path(runs or REPOSITORY / "runs").expanduser().resolve() / f"{name}-{profile}"
-    runs = folder if not dataset or _holds_runs_of(folder, paths["dataset"]) else _with_digest(folder, paths["dataset"])
+    if dataset and not _holds_runs_of(folder, paths["dataset"]):
+        folder = folder.with_name(f"{folder.name}-{clips_digest(load_bsd(paths['dataset'])['sound_id'])[:6]}")
     return Workspace(
         **paths,
-        runs=str(runs),
-        scratch=str(Path(scratch).expanduser().resolve()) if scratch else str(runs),
+        runs=str(folder),
+        scratch=str(Path(scratch).expanduser().resolve() if scratch else folder),
         profile=profile,
         device=device,
         precision=precision or ("bf16" if device.startswith("cuda") else "fp32"),
@@ -138,10 +139,6 @@ def _holds_runs_of(folder: Path, dataset: str) -> bool:
             continue  # no run, or one of the first version
         return there == dataset or clips == clips_digest(load_bsd(dataset)["sound_id"])
     return True
-
-
-def _with_digest(folder: Path, dataset: str) -> Path:
-    return folder.with_name(f"{folder.name}-{clips_digest(load_bsd(dataset)['sound_id'])[:6]}")
 
 
 _KINDS = {"dataset": "bsd", "extra": "bsd", "evaluation": "evaluation", "fsd50k": "fsd50k", "nsynth": "nsynth"}

@@ -63,12 +63,10 @@ class _Unpickler(pickle.Unpickler):
             raise pickle.UnpicklingError(f"the name {module}.{name}, which no CLAP checkpoint needs") from None
 
 
-def _load(file, **options):
-    return _Unpickler(file, **options).load()
-
-
 # torch.load derives its unpickler from this one; by itself it resolves only names of storages.
-_RESTRICTED = types.SimpleNamespace(__name__="restricted", Unpickler=_Unpickler, load=_load)
+_RESTRICTED = types.SimpleNamespace(
+    __name__="restricted", Unpickler=_Unpickler, load=lambda file, **options: _Unpickler(file, **options).load()
+)
 
 
 def read_pickle(path):

@@ -159,8 +159,6 @@ def test_another_file_is_not_taken_for_a_manifest(tmp_path, tone):
         update(tmp_path / "notes.csv", [tone])
     with pytest.raises(ValueError, match="workers=0"):
         update(tmp_path / "m.csv", [tone], workers=0)
-    with pytest.raises(ValueError, match="workers=0"):
-        update(tmp_path / "m.csv", [], workers=0)
 
 
 def test_the_default_place_is_the_users_cache_and_knows_folders_apart(tmp_path, monkeypatch):
