@@ -189,7 +189,8 @@ def load_features(root: str | os.PathLike, sound_ids: Iterable[str]) -> tuple[np
         listed = [f"{sound_id} ({reason})" for sound_id, reason in lost]
         if len(lost) == len(sound_ids) and lost:
             there = next((file.name for file in folder.glob("*.npy")), "no .npy file")
-            raise ValueError(f"{folder} has {there}, and none for {len(lost)} ids, first {listed[0]}: other ids?")
+            first = f"none of the {len(lost)} clips has a readable embedding, first {listed[0]}"
+            raise ValueError(f"{folder}: {first}; the folder has {there}: are the ids those of this dataset?")
         if lost:
             shown = ", ".join(listed[:10]) + (", …" if len(lost) > 10 else "")
             warnings.warn(f"{folder}: {len(lost)} embeddings missing or damaged: {shown}", stacklevel=2)

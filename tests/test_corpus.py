@@ -154,7 +154,7 @@ def test_embeddings_of_another_width_and_those_of_two_networks(copy, tmp_path):
     table = pd.read_csv(metadata, dtype=str, keep_default_na=False)
     table.assign(anonymous_id=table["sound_id"]).drop(columns="sound_id").to_csv(other / "metadata/e.csv", index=False)
     metadata.unlink()
-    with pytest.raises(ValueError, match=r"other has embeddings of 100 .* 768"):
+    with pytest.raises(ValueError, match=r"other has embeddings of widths \[100, .* 768"):
         load_corpus(str(root), evaluation=str(other), stores=str(tmp_path))
 
 
