@@ -78,7 +78,7 @@ def run_control(config: FinetuneConfig, kind: str, quiet: bool = False) -> Path:
 
     corpus, _, inputs, checkpoint = assemble(recipe)
     if kind == "zero-shot" and corpus.features is not None:
-        raise ValueError(f"{recipe.dataset} has embeddings alone, and zero-shot needs the text branch of their CLAP")
+        raise ValueError(f"{recipe.dataset} has embeddings without their CLAP: zero-shot needs its text branch")
     recipe = dataclasses.replace(recipe, system=f"control-{kind}")  # not to be taken for a run of HAF-CLAP
     rows = rows_of(recipe, corpus)
     place = open_run(recipe, corpus, rows, checkpoint, quiet)
