@@ -143,8 +143,9 @@ def _carry_out(pending: Sequence[Recipe], workers, slurm: Slurm | None, retrain:
 
 
 def _start_locally(pending, folder: Path, workers, slurm, retrain: bool) -> list[submitit.Job]:
-    on_gpu = any(torch.device(config.device).type == "cuda" for config in pending)
-    number = min(workers or (torch.cuda.device_count() if on_gpu else cores()), len(pending))
+    cards = {config.device for config in pending if config.device.startswith("cuda")}
+    gpus = torch.cuda.device_count() if "cuda" in cards else len(cards)  # one that is named is one
+    number = min(workers or gpus or cores(), len(pending))
     threads = max(1, cores() // number)
     executor = submitit.LocalExecutor(folder / "logs")
     executor.update_parameters(timeout_min=60 * 24 * 365)  # nobody waits for a local worker but its owner

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -218,6 +219,42 @@ def test_a_killed_worker_is_reported_and_the_others_go_on(base, tmp_path):
     assert [folder.name for folder in outcome["it"].folders] == [c.name for c in others]
     assert "was killed" in outcome["it"].failed[stuck.name]
     assert (tmp_path / "runs" / "errors" / f"{stuck.name}.txt").exists()
+
+
+def devices_of(pending, monkeypatch, cards=3, workers=None) -> dict[str, str]:
+    """Device of each run where there are so many GPUs: workers are called in turn, and each takes the next run."""
+    taken, started = {}, []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: cards)
+    monkeypatch.setattr(Worker, "_end_with_launcher", lambda self: None)
+    monkeypatch.setattr(Worker, "_run", lambda self, config: taken.update({config.name: config.device}))
+    monkeypatch.setattr(Worker, "_claim", lambda self, name: name not in taken and len(taken) <= self.gpu)
+    monkeypatch.setattr(sweeps.submitit.LocalExecutor, "submit", lambda self, worker: started.append(worker))
+    folder = Path(pending[0].runs)
+    sweeps._start_locally(pending, folder, workers, None, False)
+    threads, visible = torch.get_num_threads(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    try:
+        for worker in started:
+            worker()
+    finally:
+        torch.set_num_threads(threads)
+        assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("device", "workers", "devices"),
+    [
+        ("cuda", None, ["cuda:0", "cuda:1", "cuda:2"]),  # one a card
+        ("cuda", 5, ["cuda:0", "cuda:1", "cuda:2", "cuda:0", "cuda:1"]),  # cards are shared where more are asked for
+        ("cuda:1", None, ["cuda:1"]),  # a card that is named is the only one
+        ("cuda:1", 2, ["cuda:1", "cuda:1"]),
+        ("cpu", 2, ["cpu", "cpu"]),
+    ],
+)
+def test_the_runs_are_shared_among_the_cards(base, monkeypatch, device, workers, devices):
+    pending = [dataclasses.replace(config, device=device) for config in grid(base, {"seed": list(range(7))})]
+    taken = devices_of(pending, monkeypatch, workers=workers)
+    assert list(taken.values()) == devices
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
