@@ -12,7 +12,7 @@ ARGS ?=
 # What `make run` can be given, DATA=folder as --data folder; `make settings` says what each of them means.
 SETTINGS := DATA EXTRA EVALUATION FSD50K NSYNTH PROFILE DEVICE RUNS SCRATCH ONLY SYSTEMS FOLDS SEEDS PRECISION BATCH \
 	ACCUMULATION EPOCHS VIEWS WORKERS EXTRA_WEIGHT CHECKPOINT TOKENIZER PASST SURNAME INSTITUTION SET
-VARIABLES := $(SETTINGS) RETRAIN PYTHON VENV PROCESSES ARGS QUICK CONFIRM HAF_FAST HAF_PROGRESS
+VARIABLES := $(SETTINGS) RETRAIN PYTHON VENV PROCESSES ARGS QUICK CONFIRM HAF_FAST HAF_PROGRESS HAF_TENSORBOARD
 UNKNOWN := $(filter-out $(VARIABLES),$(foreach v,$(.VARIABLES),$(if $(findstring command line,$(origin $v)),$v)))
 $(if $(strip $(UNKNOWN)),$(error unknown variable $(strip $(UNKNOWN)): there are $(VARIABLES)))
 # On a CPU glibc keeps freed memory: otherwise every step of a training faults its pages in again.

@@ -61,11 +61,13 @@ def finetune(config: FinetuneConfig, quiet: bool = False, retrain: bool = False)
     if place.finished:
         _add_evaluation(place.folder, recipe, assembled, rows, quiet)
         return place.folder
-    started, saved = time.monotonic(), [time.monotonic()]
+    started, saved, events = time.monotonic(), [time.monotonic()], _events(place.folder)
 
     def after_epoch(state: dict) -> None:
         history = state["state"]["history"]
         atomic_write(place.folder / "history.csv", lambda path: pd.DataFrame(history).to_csv(path, index=False))
+        for name, value in history[-1].items() if events else ():
+            events.add_scalar(name, value, len(history))
         left = (time.monotonic() - started) / (len(history) - begun) * (recipe.epochs - len(history))
         if inputs.live:
             scores = f"loss {history[-1]['loss']:.3f}, validation hF {100 * history[-1]['validation_hF']:.1f} %"
@@ -78,9 +80,22 @@ def finetune(config: FinetuneConfig, quiet: bool = False, retrain: bool = False)
     begun = resume["state"]["epoch"] if resume else 0
     soft = training_targets(recipe, corpus)
     best, history = fit(model, inputs, soft, corpus.labels, rows, recipe, resume, after_epoch, quiet)
+    if events:
+        events.close()
     predictions = {part: predict_rows(best, recipe, assembled, rows[part]) for part in SCORED if len(rows[part])}
     close_run(place.folder, corpus.labels[rows["train"]], history, predictions, best, started)
     return place.folder
+
+
+def _events(folder: Path):
+    """With HAF_TENSORBOARD=1 in the environment a writer of each epoch's scores, for `tensorboard --logdir runs`."""
+    if os.environ.get("HAF_TENSORBOARD", "0") == "0":
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ImportError("HAF_TENSORBOARD=1 needs the package tensorboard: pip install tensorboard") from error
+    return SummaryWriter(str(folder))
 
 
 def training_targets(recipe: Recipe, corpus: Corpus) -> torch.Tensor:

@@ -3,6 +3,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -408,3 +409,29 @@ def test_a_share_of_the_data_keeps_every_class(tiny):
     )
     assert len(kept[0.5]) == pytest.approx(len(rows) / 2, abs=12) and kept[1.0].tolist() == rows.tolist()
     assert set(kept[0.01]) <= set(kept[0.5]) <= set(rows)  # learning curves: each share holds the smaller ones
+
+
+def test_events_for_tensorboard_where_they_are_asked_for(tiny, monkeypatch):
+    written = []
+
+    class Writer:
+        def __init__(self, folder):
+            written.append(folder)
+
+        def add_scalar(self, name, value, step):
+            written.append((name, value, step))
+
+        def close(self):
+            written.append("closed")
+
+    monkeypatch.setenv("HAF_TENSORBOARD", "1")
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match="pip install tensorboard"):
+        finetune(head(tiny, name="events", epochs=2), quiet=True)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Writer))
+    folder = finetune(head(tiny, name="events", epochs=2), quiet=True)
+    history = pd.read_csv(folder / "history.csv")
+    assert written[0] == str(folder) and written[-1] == "closed"
+    known = {(name, step): value for name, value, step in written[1:-1]}
+    assert len(known) == history.size
+    assert known["validation_hF", 2] == pytest.approx(history["validation_hF"][1])
