@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     text = "Classify any recordings with a trained model, or with the average of several."
     example = "Example: haf predict runs/embedded-mini/haf-joint_* ~/recordings --out classes.csv"
     predict = _command(commands, "predict", _predict, text, example)
-    predict.add_argument("run", metavar="RUN", help="run folder; those that follow it are averaged with it")
+    predict.add_argument("run", metavar="RUN", help="run folder; more are averaged with it; of a folder of runs, ours")
     predict.add_argument("audio", nargs="+", metavar="PATH", help="sound files, or folders of them")
     predict.add_argument("--metadata", metavar="CSV", help="titles, tags, descriptions, keyed by sound_id, id or file")
     predict.add_argument("--out", metavar="CSV", help="where to write all posteriors")
@@ -137,14 +137,21 @@ def _predict(given) -> int:
     if not recordings:
         raise ValueError("there is nothing to classify: name files or folders after the run folders")
 
-    from haf_utils.experiment.predict import classify_files, describe, find_recordings, load_system, read_texts
+    weights = given.weights
+    if Path(given.run).is_dir() and not (Path(given.run) / "config.json").is_file():
+        from haf_utils.experiment.members import trained_ours
+
+        ours = trained_ours(given.run)
+        runs, weights = list(ours), given.weights or list(ours.values())
+        print(f"ours: {', '.join(Path(run).name for run in runs)}")
+    from haf_utils.experiment import predict as predicting
     from haf_utils.experiment.workspace import caveat
     from haf_utils.io.files import atomic_write
 
-    texts = read_texts(given.metadata) if given.metadata else {}
-    paths = find_recordings(recordings)
-    models = [load_system(run, given.device, given.engine) for run in runs]
-    table = classify_files(models, paths, texts, given.weights, given.views)
+    texts = predicting.read_texts(given.metadata) if given.metadata else {}
+    paths = predicting.find_recordings(recordings)
+    models = [predicting.load_system(run, given.device, given.engine) for run in runs]
+    table = predicting.classify_files(models, paths, texts, weights, given.views)
     unwritten = None
     if given.out:  # before anything is printed, as whoever reads that may stop reading
         try:
@@ -152,7 +159,7 @@ def _predict(given) -> int:
         except OSError as error:  # the work is done: it is printed all the same
             unwritten = error
     for _, row in table.iterrows():
-        print(f"{row['file']}\n    {describe(row)}")
+        print(f"{row['file']}\n    {predicting.describe(row)}")
     rows = f"{len(table)} recording{'s' * (len(table) != 1)}"
     if unwritten:
         raise OSError(f"{given.out} could not be written ({unwritten}); the classes stand above")
@@ -175,6 +182,8 @@ class _Parameters(argparse.Action):
     """Lists the parameters of a run and leaves, as --help does."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
+    if others := predicting.passed_over(recordings):
+        print(f"passed over: {others}")
         from haf_utils.config import FinetuneConfig, parameters
 
         print("Parameters of a run and their defaults; None: as the profile says.")

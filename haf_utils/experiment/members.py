@@ -13,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from haf_utils.config import FinetuneConfig, Recipe, resolve
+from haf_utils.config import ARCHITECTURES, FinetuneConfig, Recipe, differing, resolve
 from haf_utils.datasets import load_bsd
 from haf_utils.ensembles import Member, align, fit_weights, subsets
+from haf_utils.experiment.ablations import read_runs
 from haf_utils.experiment.control_runs import run_control
-from haf_utils.experiment.finetune import find
+from haf_utils.experiment.finetune import config_of, find, other_code
 from haf_utils.experiment.grids import unique
 from haf_utils.experiment.sweeps import sweep
 from haf_utils.experiment.workspace import Workspace, finetune_config
@@ -28,7 +29,7 @@ from haf_utils.runs import Run, RunError
 
 __all__ = ["MEMBERS", "REPORTED", "SYSTEMS", "TRAIN", "Trained", "best_subset", "complete", "fold_member", "fuse",
            "kind_of", "makeable", "member_configs", "member_of", "out_of_fold", "submitted", "systems_called",
-           "train_members", "weights_of"]  # fmt: skip
+           "train_members", "trained_ours", "weights_of"]  # fmt: skip
 
 # Every member: the fields of `FinetuneConfig` in which it differs from the report's recipe (630k, hierarchical
 # smoothing, mixup) without BSD35k-CS; "seed" is added. An initialisation that is a folder's name is one of the runs'.
@@ -300,6 +301,38 @@ def submitted(
     by_fold = zip(*(runs[member] for member in names), strict=True)
     weights = weights_of(fusion, *[_of_fold(of_fold, "validation", names) for of_fold in by_fold])
     return fuse([fold_member(runs[member], "evaluation", member) for member in names], weights, name), weights
+
+
+# What can be set for all members at once: it does not say which member a run is.
+_FREE = "profile fold precision epochs batch accumulation tta_views classifier_rate backbone_rate".split()
+
+
+def _which(config: FinetuneConfig) -> dict[str, object]:
+    return {"system": config.system} | {k: v for k, v in differing(config).items() if k not in _FREE}
+
+
+def trained_ours(folder: Path | str) -> dict[Path, float]:
+    """The run folders that make up "ours" in a folder of runs, and their weights, which sum to 1: equal in the subset
+    that is best by validation, as `submitted` has it, and in all folds that every member has.
+
+    Of several runs of a member in one fold, one of today's code is taken, then the newest. Raises RunError for none.
+    """
+    every: dict[str, dict[int, Run]] = {name: {} for name in OURS}
+    runs = [run for run in read_runs(folder)[0] if run.config["config"]["system"] in ARCHITECTURES]
+    runs.sort(key=lambda run: (bool(other_code(run.config)), -(run.folder / "metrics.json").stat().st_mtime))
+    for run in runs:
+        config = config_of(run, device="cpu")
+        for name, fields in OURS.items():
+            member = FinetuneConfig("", "", profile=config.profile, **{"train": TRAIN[config.profile]} | fields)
+            if _which(config) == _which(member):
+                every[name].setdefault(config.fold, run)
+    found = {name: by_fold for name, by_fold in every.items() if by_fold}
+    folds = set.intersection(*map(set, found.values())) if found else set()
+    if not folds:
+        raise RunError(f"{folder} is no run folder, and in it are no runs of the system ours: name run folders")
+    weights = weights_of("Best subset", *[[member_of(found[n][f], "validation", n) for n in found] for f in folds])
+    shares = dict(zip(found, weights / len(folds), strict=True))
+    return {found[name][fold].folder: share for name, share in shares.items() for fold in sorted(folds) if share > 0}
 
 
 def complete(member: Member, ids: Sequence[str], fallback: np.ndarray) -> tuple[np.ndarray, list[str]]:

@@ -4,6 +4,7 @@
 that its head was trained on.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -38,8 +39,8 @@ from haf_utils.passt import build_passt
 from haf_utils.runs import Predictions, Run, RunError, load_run
 from haf_utils.taxonomy import CLASSES, NAMES
 
-__all__ = ["TrainedModel", "classify_files", "describe", "find_recordings", "load_system", "predict_again",
-           "read_texts"]  # fmt: skip
+__all__ = ["TrainedModel", "classify_files", "describe", "find_recordings", "load_system", "passed_over",
+           "predict_again", "read_texts"]  # fmt: skip
 
 _CHUNK = 64  # recordings decoded at a time: bounds memory
 
@@ -215,6 +216,13 @@ def find_recordings(given: Sequence[Path | str]) -> list[Path]:
 
 
 def read_texts(path: Path | str) -> dict[str, str]:
+def passed_over(given: Sequence[Path | str]) -> str:
+    """What `find_recordings` leaves out of the folders given, by extension: ".m4a (2), .txt (1)"; "" for nothing."""
+    files = {file for path in map(Path, given) if path.is_dir() for file in walk(path)}
+    kinds = Counter(file.suffix.lower() or file.name for file in files)
+    return ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()) if kind not in EXTENSIONS)
+
+
     """Texts by id from a metadata CSV: a column sound_id, anonymous_id, id or file (its extension does not matter), and
     any of title, tags, description. Raises ValueError that names the columns if it has none of them."""
     table = read_csv(path)

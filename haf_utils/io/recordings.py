@@ -20,6 +20,7 @@ __all__ = ["CATEGORIES", "UNUSABLE", "AudioError", "Sound", "decode", "header", 
 # What can be wrong with a recording, in the order of reports. A problem is one of these, a colon and the details.
 UNUSABLE = {
     "missing": "clips without a recording",
+    "unsupported": "recordings in a format that is not read: convert them to WAV or FLAC",
     "damaged": "recordings that cannot be decoded, or not to their end",
     "empty": "recordings without samples",
     "too long": "recordings longer than one hour, or of more samples than an hour at 96 kHz",
@@ -48,6 +49,7 @@ _UNKNOWN_LENGTH = 0x7FFF_0000  # bytes: a writer that could not seek back leaves
 _FAR = 1 << 36  # bytes: longer than any file that is read here
 _CUT = re.compile(r"^\s*data\s*: (\d+) \(should be (\d+)\)", re.M)
 _TEXT = re.compile(rb"[\t\n\r -~\x80-\xf4]+")
+_OTHER = re.compile(rb"(?s)....ftyp|ADIF|#!AMR|\x1a\x45\xdf\xa3|\x30\x26\xb2\x75|\xff[\xf0\xf1\xf8\xf9]")
 _MPEG = re.compile(rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff][\x10-\xef]")  # first bytes of a frame, layers I to III
 # libsndfile's format -> the extensions that name it. A WAV by content may be called nothing else.
 _EXTENSIONS = {
@@ -200,6 +202,8 @@ def _sources(handle, path) -> list[tuple]:
     start = handle.read(_START)
     if not start:
         raise AudioError(path, "empty: the file has no bytes")
+    if _OTHER.match(start):
+        raise AudioError(path, "unsupported: M4A, AAC, WMA, WebM or AMR: convert it to WAV or FLAC")
     if start[:4] == b"OggS":
         streams = _ogg_streams(handle, size, path)
         return [(_Part(handle, begin=begin, length=end - begin), 0) for begin, end in streams]

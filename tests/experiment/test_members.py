@@ -1,4 +1,5 @@
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +24,12 @@ from haf_utils.experiment.members import (
     submitted,
     systems_called,
     train_members,
+    trained_ours,
     weights_of,
 )
-from haf_utils.experiment.workspace import Workspace
-from haf_utils.runs import Predictions, Run, RunError
+from haf_utils.experiment.workspace import Workspace, finetune_config
+from haf_utils.runs import Predictions, Run, RunError, load_run
+from haf_utils.training import finetune
 
 
 def posteriors(labels, sharpness, rng):
@@ -268,3 +271,25 @@ def test_a_clip_that_nobody_could_hear_keeps_a_row():
     posteriors, unheard = complete(member, ["c", "b", "a"], np.full((3, 23), 1 / 23))
     assert unheard == ["b"] and posteriors.argmax(1).tolist() == [4, 0, 3]
     np.testing.assert_allclose(posteriors.sum(1), 1)
+
+
+def test_ours_is_found_in_a_folder_of_runs_as_it_is_handed_in(tiny, tmp_path):
+    space = dataclasses.replace(tiny, runs=str(tmp_path))
+    some = ("another seed (ours)", "smoothing (ours)", "plain (ours)")
+    folders = {name: [] for name in some}
+    for fold in (0, 1):
+        configs, _ = member_configs(space, fold=fold, systems={"ours": (some, "Best subset")}, epochs=1)
+        for name in some:
+            folders[name].append(finetune(configs[name], quiet=True))
+    with pytest.raises(RunError, match="no runs of the system ours"):
+        trained_ours(folders["plain (ours)"][0])
+    # Not of ours: the crowd's labels, another method, another way of training.
+    report, _ = member_configs(space, systems={"report": (("plain",), "Equal")}, epochs=1)
+    finetune(report["plain"], quiet=True)
+    finetune(finetune_config(space, train="head", fusion="mean", smoothing="none", mixup=False, epochs=1), quiet=True)
+    runs = {name: [load_run(folder) for folder in of_folds] for name, of_folds in folders.items()}
+    _, weights = submitted(runs, some, "Best subset")
+    expected = {f: w / 2 for name, w in zip(some, weights, strict=True) for f in folders[name] if w}
+    assert trained_ours(tmp_path) == pytest.approx(expected) and sum(expected.values()) == pytest.approx(1)
+    shutil.rmtree(folders["plain (ours)"][1])  # members that lack a fold: the folds that all have
+    assert {load_run(folder).config["config"]["fold"] for folder in trained_ours(tmp_path)} == {0}

@@ -168,6 +168,15 @@ def test_what_is_no_file_is_named_at_once(tmp_path):
             header(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    "start", [b"\0\0\0\x20ftypM4A ", b"\0\0\0\x18ftypisom", b"\xff\xf1P\x80", b"\x30\x26\xb2\x75\x8e\x66"]
+)
+@pytest.mark.parametrize("name", ["a.m4a", "named.wav", "named.mp3"])
+def test_formats_that_are_not_read_are_unsupported_not_damaged(tmp_path, start, name):
+    (tmp_path / name).write_bytes(start + bytes(2_000))
+    assert scan(tmp_path / name).problem == "unsupported: M4A, AAC, WMA, WebM or AMR: convert it to WAV or FLAC"
+
+
 def test_what_would_not_fit_into_memory_is_refused_before_it_is_decoded(tmp_path, monkeypatch):
     monkeypatch.setattr("haf_utils.io.recordings.MOST_VALUES", 10_000)
     monkeypatch.setattr("haf_utils.io.recordings._BLOCK", 1000)
