@@ -72,6 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     engine = "what embeds audio on a CPU (default: auto, OpenVINO where many recordings pay for it, else PyTorch)"
     predict.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto", help=engine)
 
+    text = "Write a trained model into a new folder, to hand on. haf predict reads it, huggingface_hub can push it."
+    export = _command(commands, "export", _export, text)
+    export.add_argument("run", metavar="RUN", help="run folder")
+    export.add_argument("out", metavar="FOLDER", help="new folder for weights, configuration, and a card with scores")
+
     text = "Train a grid of parameters, seeds and folds, here or on a cluster. Finished runs are skipped, others go on."
     example = "Example: haf sweep train=head smoothing=none,uniform,hierarchical fold=0,1,2,3,4 seed=0,1,2"
     sweep = _command(commands, "sweep", _sweep, text, example)
@@ -172,18 +177,25 @@ def _predict(given) -> int:
             print(note)
     if given.metadata:
         print(f"{given.metadata} has a text for {int(table['text'].sum())} of {rows}")
+    if others := predicting.passed_over(recordings):
+        print(f"passed over: {others}")
     lost = int((table["problem"] != "").sum())
     if lost:
         print(f"{lost} of {rows} could not be classified", file=sys.stderr)
     return int(lost > 0)
 
 
+def _export(given) -> int:
+    from haf_utils.experiment.export import export
+
+    print(f"{export(given.run, given.out)}: haf predict {given.out} recordings/")
+    return 0
+
+
 class _Parameters(argparse.Action):
     """Lists the parameters of a run and leaves, as --help does."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
-    if others := predicting.passed_over(recordings):
-        print(f"passed over: {others}")
         from haf_utils.config import FinetuneConfig, parameters
 
         print("Parameters of a run and their defaults; None: as the profile says.")

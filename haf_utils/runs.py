@@ -122,7 +122,9 @@ def finished(folder: Path | str) -> bool:
 
 
 def load_run(folder: Path | str) -> Run:
-    """Read a finished run. Raises RunError where the folder is absent, half written or of another taxonomy."""
+    """Read a finished run, or an exported one, which has no predictions.
+
+    Raises RunError where the folder is absent, half written or of another taxonomy."""
     folder = Path(folder)
     if not folder.is_dir():
         raise RunError(f"there is no run folder {folder}")
@@ -133,6 +135,8 @@ def load_run(folder: Path | str) -> Run:
     config: dict = {}
     if "config.json" not in missing:
         config = _read(folder / "config.json", lambda path: json.loads(path.read_text("utf-8")))
+    if "exported" in config:  # by `haf export`, to predict with: it has no predictions of its own
+        return Run(folder, config, pd.DataFrame(), pd.DataFrame(), {}, {})
     if missing and config and "digests" not in config:
         raise RunError(f"{folder} is the checkpoint of a pretraining, no training run: it has no classifier")
     if missing:

@@ -196,7 +196,7 @@ def load_source(
     """
     path = Path(source)
     tokenizer = tokenizer if Path(tokenizer).exists() else ""
-    if source == "random" or (path / "predictions.npz").is_file():
+    if source == "random" or (path / "metrics.json").is_file():
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             network = ClapNetwork(sizes.clap)

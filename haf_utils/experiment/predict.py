@@ -79,8 +79,8 @@ def load_system(run: Run | Path | str, device: str = "cpu", engine: str = "torch
         raise RunError(f"{run.folder} is a control, and controls cannot be loaded: name runs of HAF-CLAP")
     recipe = resolve(config)
     sizes, state, clap = recipe.sizes, load_file(weights), None
-    source = str(run.folder)
-    if recipe.train == "head":
+    source, tokenizer = str(run.folder), run.folder / "tokenizer.json"  # an exported model has its own
+    if recipe.train == "head" and "exported" not in run.config:
         source = checkpoint_of(recipe)
         recorded = run.config["digests"]["checkpoint"]
         if recorded == SHIPPED:
@@ -94,7 +94,8 @@ def load_system(run: Run | Path | str, device: str = "cpu", engine: str = "torch
             raise RunError(f"{run.folder} is PaSST, which PyTorch alone embeds: choose the engine auto or torch")
         backbone, width, audio = PasstBackbone(build_passt(sizes.passt, source)), sizes.passt.dim, sizes.passt
     else:
-        clap = load_source(source, recipe.seed, sizes, device, recipe.precision, recipe.tokenizer)
+        named = str(tokenizer) if tokenizer.is_file() else recipe.tokenizer
+        clap = load_source(source, recipe.seed, sizes, device, recipe.precision, named)
         clap = replace(clap, engine=engine)
         backbone, width, audio = ClapBackbone(clap.network), clap.config.embedding, clap.config.audio
     classifier = classifier_of(recipe, width)
@@ -215,7 +216,6 @@ def find_recordings(given: Sequence[Path | str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def read_texts(path: Path | str) -> dict[str, str]:
 def passed_over(given: Sequence[Path | str]) -> str:
     """What `find_recordings` leaves out of the folders given, by extension: ".m4a (2), .txt (1)"; "" for nothing."""
     files = {file for path in map(Path, given) if path.is_dir() for file in walk(path)}
@@ -223,6 +223,7 @@ def passed_over(given: Sequence[Path | str]) -> str:
     return ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()) if kind not in EXTENSIONS)
 
 
+def read_texts(path: Path | str) -> dict[str, str]:
     """Texts by id from a metadata CSV: a column sound_id, anonymous_id, id or file (its extension does not matter), and
     any of title, tags, description. Raises ValueError that names the columns if it has none of them."""
     table = read_csv(path)

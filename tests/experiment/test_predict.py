@@ -1,6 +1,7 @@
 import dataclasses
 import shutil
 
+import huggingface_hub
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,8 +9,19 @@ import soundfile
 
 from haf_utils.cli import main
 from haf_utils.config import FinetuneConfig
+from haf_utils.experiment import assembly
+from haf_utils.experiment import export as exporting
 from haf_utils.experiment.assembly import SHIPPED
-from haf_utils.experiment.predict import classify_files, find_recordings, load_system, predict_again, read_texts
+from haf_utils.experiment.export import export
+from haf_utils.experiment.members import trained_ours
+from haf_utils.experiment.predict import (
+    classify_files,
+    find_recordings,
+    load_system,
+    passed_over,
+    predict_again,
+    read_texts,
+)
 from haf_utils.experiment.workspace import Workspace
 from haf_utils.fast import htsat
 from haf_utils.io.files import write_json
@@ -202,3 +214,67 @@ def test_texts_are_cleaned_and_keyed_by_name(tmp_path):
     (tmp_path / "m.csv").write_text('sound_id,title,tags\n12,Door_slam.wav,"door,wood"\nv1.2,rain,\n')
     texts = read_texts(tmp_path / "m.csv")
     assert texts["12"].startswith("Door slam") and "wood" in texts["12"] and texts["v1.2"] == "rain"
+
+
+def test_what_is_no_recording_in_a_folder_is_listed(tmp_path):
+    for name in ("a.wav", "b.M4A", "c.m4a", "notes", "sub/d.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert passed_over([tmp_path, tmp_path / "sub", tmp_path / "a.wav"]) == ".m4a (2), .txt (1), notes (1)"
+    assert passed_over([tmp_path / "a.wav"]) == ""
+
+
+def test_a_folder_of_runs_is_the_system_ours(runs, work, tmp_path, capsys):
+    shares = trained_ours(work / "runs")
+    assert set(shares) < {runs["head"], runs["text_aux"], runs["passt"]}  # CLAP members of this profile are heads
+    sound, out = work / "data/audio/2.wav", tmp_path / "out.csv"
+    assert main(["predict", str(work / "runs"), str(sound), "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert all(folder.name in printed.splitlines()[0] for folder in shares)
+    expected = classify_files([load_system(run) for run in shares], [sound], weights=list(shares.values()))
+    np.testing.assert_allclose(pd.read_csv(out)[list(CLASSES)], expected[list(CLASSES)], atol=1e-5)
+
+
+# What is handed on ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_an_exported_model_predicts_the_same_wherever_it_is(runs, models, texts, work, name, tmp_path, monkeypatch):
+    (out,) = [export(runs[name], tmp_path / "model").rename(tmp_path / "elsewhere")]
+    monkeypatch.setattr(assembly, "checkpoint_of", None)  # nothing but the folder is needed
+    paths = [work / f"data/audio/{clip}.wav" for clip in (0, 1, 2)]
+    expected, found = (
+        classify_files([model], paths, texts)[list(CLASSES)] for model in (models[name], load_system(out))
+    )
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert not any(str(work) in file.read_text() for file in (*out.glob("*.json"), out / "README.md"))
+
+
+def test_the_model_card_has_the_scores_and_is_one_of_the_hubs(runs, tmp_path):
+    out = export(runs["joint"], tmp_path / "model")
+    card = huggingface_hub.ModelCard.load(out / "README.md")
+    assert card.data.pipeline_tag == "audio-classification" and card.data.library_name == "haf-clap"
+    run = load_run(runs["joint"])
+    assert f"| hF | {100 * run.metrics['test']['hF']:.1f} % |" in card.text and "synthetic sounds" in card.text
+    low, high = card.text.split("| hF |")[1].split("|")[1].removesuffix(" % ").split(" to ")
+    assert float(low) - 0.05 <= 100 * run.metrics["test"]["hF"] <= float(high) + 0.05  # as they are rounded
+    assert f"On {len(run.part('test').ids)} test clips of fold 0" in card.text
+    files = {"README.md", "config.json", "metrics.json", "model.safetensors", "tokenizer.json"}
+    assert {file.name for file in out.iterdir()} == files
+
+
+def test_an_export_overwrites_nothing_and_is_whole_or_not_there(runs, tmp_path, monkeypatch, capsys):
+    (tmp_path / "mine").mkdir()
+    assert main(["export", str(runs["head"]), str(tmp_path / "mine")]) == 2
+    assert "nothing is overwritten" in capsys.readouterr().err and not list((tmp_path / "mine").iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(exporting, "card", lambda run, model: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            export(runs["head"], tmp_path / "model")
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert main(["export", str(runs["head"]), str(tmp_path / "model")]) == 0
+    sound = runs["head"].parents[1] / "data/audio/1.wav"
+    assert main(["predict", str(tmp_path / "model"), str(sound)]) == 0
+    assert "1.wav" in capsys.readouterr().out
+    with pytest.raises(RunError, match="holds no predictions"):
+        export(tmp_path / "model", tmp_path / "again")
