@@ -62,8 +62,8 @@ test-fast: install  ## the tests of the method alone (under a minute)
 test-slow: install  ## the tests that `make test` leaves out
 	@$(PYTEST) -m slow $(ARGS)
 
-lab: install  ## open JupyterLab on the notebooks
-	@$(BIN)/jupyter lab notebooks
+lab: install  ## open JupyterLab on a working copy of the notebooks, in work/, which git does not see
+	@$(BIN)/python -m tools.lab $(ARGS)
 
 figures:  ## publish figures and notebook outputs of the embedded run, three seeds a variant, into figures/ and notebooks/
 	@$(MAKE) --no-print-directory run ARGS="--seeds 3 $(ARGS)"

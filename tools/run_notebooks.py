@@ -193,6 +193,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--retrain", action="store_true", help="train again, beside them, runs that other code made")
     given = parser.parse_args(arguments)
     os.environ["HAF_PROGRESS"] = "lines"
+    os.environ.pop("HAF_OUTPUTS", None)  # of `make lab`: the main job's figures go with its runs
     if given.device == "cpu":
         os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
     notebooks = sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb"))

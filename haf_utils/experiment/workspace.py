@@ -6,6 +6,7 @@ papermill and any working directory.
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -38,6 +39,12 @@ class Workspace:
     checkpoint: str = ""  # CLAP weights, tokenizer and PaSST weights as files; "": the profile's
     tokenizer: str = ""
     passt: str = ""
+
+    @property
+    def outputs(self) -> Path:
+        """Where notebooks write figures and tables: `runs`, or below HAF_OUTPUTS where it is set (`make lab`), so that
+        an experiment leaves those of the main job alone."""
+        return Path(os.environ.get("HAF_OUTPUTS") or Path(self.runs).parent) / Path(self.runs).name
 
 
 def make_embedded(size: str = "mini") -> Path:

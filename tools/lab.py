@@ -1,0 +1,68 @@
+"""A working copy of the notebooks, `make lab`: git does not see it, and a reader's edits are never overwritten.
+
+    python -m tools.lab
+
+Copies notebooks/ into work/, where a file is absent or as it was copied, and trusts the copies, so that JupyterLab
+plays their sounds. Figures and tables of what is tried there go to work/results, and leave those of the main job alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+from nbformat.sign import NotebookNotary
+
+from haf_utils.io.files import write_json
+from haf_utils.profiles import REPOSITORY
+
+__all__ = ["WORK", "main", "working_copy"]
+
+WORK = REPOSITORY / "work"
+_COPIED = ".copied.json"  # file -> digest of what was copied
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def working_copy(source: Path, target: Path) -> list[str]:
+    """Copy the notebooks of `source` into `target` and trust them -> those that differ and were left as they are."""
+    record = target / _COPIED
+    copied = json.loads(record.read_text("utf-8")) if record.is_file() else {}
+    different = []
+    for file in sorted(source.rglob("*.ipynb")):
+        if ".ipynb_checkpoints" in file.parts:
+            continue
+        name = file.relative_to(source).as_posix()
+        copy = target / name
+        now = _digest(file)
+        if copy.is_file() and _digest(copy) not in (copied.get(name), now):
+            different.append(name)
+            continue
+        if not copy.is_file() or _digest(copy) != now:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
+        copied[name] = now
+        NotebookNotary().sign(nbformat.read(copy, as_version=4))
+    write_json(record, copied)
+    return different
+
+
+def main() -> int:
+    """Make the working copy and become JupyterLab."""
+    for name in working_copy(REPOSITORY / "notebooks", WORK):
+        print(f"work/{name} is your own version, kept as it is; notebooks/{name} is the repository's", flush=True)
+    os.environ.setdefault("HAF_OUTPUTS", str(WORK / "results"))
+    lab = Path(sys.executable).with_name("jupyter-lab")
+    where = [f"--ServerApp.root_dir={REPOSITORY}", "--LabApp.default_url=/lab/tree/work"]
+    os.execv(lab, [str(lab), *where, *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
