@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("--overwrite", action="store_true", help="replace an existing --out")
     predict.add_argument("--weights", nargs="+", type=float, metavar="W", help="weights of the runs (default: equal)")
     predict.add_argument("--views", type=int, default=0, help="random views a model averages (default: fixed windows)")
+    predict.add_argument("--segments", action="store_true", help="a timeline: each window with its start and end in s")
     predict.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
     engine = "what embeds audio on a CPU (default: auto, OpenVINO where many recordings pay for it, else PyTorch)"
     predict.add_argument("--engine", choices=("auto", "torch", "openvino"), default="auto", help=engine)
@@ -156,7 +157,7 @@ def _predict(given) -> int:
     texts = predicting.read_texts(given.metadata) if given.metadata else {}
     paths = predicting.find_recordings(recordings)
     models = [predicting.load_system(run, given.device, given.engine) for run in runs]
-    table = predicting.classify_files(models, paths, texts, weights, given.views)
+    table = predicting.classify_files(models, paths, texts, weights, given.views, given.segments)
     unwritten = None
     if given.out:  # before anything is printed, as whoever reads that may stop reading
         try:
@@ -164,8 +165,9 @@ def _predict(given) -> int:
         except OSError as error:  # the work is done: it is printed all the same
             unwritten = error
     for _, row in table.iterrows():
-        print(f"{row['file']}\n    {predicting.describe(row)}")
-    rows = f"{len(table)} recording{'s' * (len(table) != 1)}"
+        span = f"  {row['start']:.1f} to {row['end']:.1f} s" if given.segments else ""
+        print(f"{row['file']}{span}\n    {predicting.describe(row)}")
+    rows = f"{len(table)} {'segment' if given.segments else 'recording'}{'s' * (len(table) != 1)}"
     if unwritten:
         raise OSError(f"{given.out} could not be written ({unwritten}); the classes stand above")
     if given.out:

@@ -152,6 +152,7 @@ def classify_files(
     texts: Mapping[str, str] | None = None,
     weights=None,
     views: int = 0,
+    segments: bool = False,
 ) -> pd.DataFrame:
     """Classify recordings by the average of `models` -> DataFrame, a row a recording, in the order given.
 
@@ -159,6 +160,8 @@ def classify_files(
     equal by default. views: random views a model averages (test-time augmentation); 0: fixed windows.
     Columns: file; class, score (its posterior in [0, 1]); text (whether there was one); problem ("" or why the
     recording cannot be decoded: then class is "" and all numbers are NaN); and one column a class code, its posterior.
+    segments: a row for each window of a recording, one after the other, the last flush with its end, and columns start
+    and end (s). Otherwise at most five windows of a long recording are heard (`audio.fixed_windows`).
     """
     if not models:
         raise ValueError("there is no model to classify with")
@@ -169,7 +172,11 @@ def classify_files(
         for model in models:
             if model.clap is not None:
                 engines.enter_context(model.clap.by_engine(len(paths) * (1 + views)))
-        for chunk, decoded in _decoded(paths, sorted({model.sample_rate for model in models})):
+        for chunk, decoded in _decoded(paths, sorted({model.sample_rate for model in models}), segments):
+            files, spans = len(chunk), [()] * len(chunk)
+            if segments:
+                seconds = max(model.window / model.sample_rate for model in models)
+                chunk, spans, decoded = _segments(chunk, decoded, seconds)
             fine = [place for place, samples in enumerate(decoded) if not isinstance(samples, str)]
             table = pd.DataFrame({"sound_id": [str(chunk[p]) for p in fine]})
             table["text"] = pd.Series([texts.get(chunk[p].stem, "") for p in fine], dtype=object)
@@ -182,12 +189,29 @@ def classify_files(
                 problem = decoded[place] if isinstance(decoded[place], str) else ""
                 best = 0 if problem else int(said[place].argmax())
                 named = "" if problem else CLASSES[best], said[place, best]
-                rows.append((str(path), *named, bool(texts.get(path.stem, "")), problem, *said[place]))
-            progress.update(len(chunk))
-    return pd.DataFrame(rows, columns=["file", "class", "score", "text", "problem", *CLASSES])
+                rows.append((str(path), *spans[place], *named, bool(texts.get(path.stem, "")), problem, *said[place]))
+            progress.update(files)
+    times = ["start", "end"] if segments else []
+    return pd.DataFrame(rows, columns=["file", *times, "class", "score", "text", "problem", *CLASSES])
 
 
-def _decoded(paths: list[Path], rates: list[int]) -> Iterator[tuple[list[Path], list]]:
+def _segments(paths: list[Path], decoded: list, seconds: float) -> tuple[list[Path], list, list]:
+    """Recordings cut into windows of `seconds`: paths, (start, end) in s, samples by rate, or the problem."""
+    pieces = []
+    for path, samples in zip(paths, decoded, strict=True):
+        if isinstance(samples, str):
+            pieces.append((path, (np.nan, np.nan), samples))
+            continue
+        length = min(len(mono) / rate for rate, mono in samples.items())
+        for start in np.minimum(np.arange(0, max(length - seconds / 100, 1e-9), seconds), max(length - seconds, 0)):
+            end = min(start + seconds, length)
+            cut = {rate: mono[round(start * rate) : round(end * rate)] for rate, mono in samples.items()}
+            silent = not all(mono.any() for mono in cut.values())
+            pieces.append((path, (start, end), "silent: no sound in this segment" if silent else cut))
+    return tuple(map(list, zip(*pieces, strict=True)))
+
+
+def _decoded(paths: list[Path], rates: list[int], long: bool) -> Iterator[tuple[list[Path], list]]:
     """Chunks of paths, each with its samples by rate, or with the reason why it has none."""
 
     def work(path: Path) -> dict[int, np.ndarray] | str:
@@ -196,8 +220,9 @@ def _decoded(paths: list[Path], rates: list[int]) -> Iterator[tuple[list[Path], 
         except AudioError as error:
             return error.reason
 
-    for first in range(0, len(paths), _CHUNK):
-        chunk = paths[first : first + _CHUNK]
+    size = _CHUNK // 16 if long else _CHUNK
+    for first in range(0, len(paths), size):
+        chunk = paths[first : first + size]
         yield chunk, list(decoded(work, chunk))
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import shutil
+from pathlib import Path
 
 import huggingface_hub
 import numpy as np
@@ -222,6 +223,34 @@ def test_what_is_no_recording_in_a_folder_is_listed(tmp_path):
         (tmp_path / name).touch()
     assert passed_over([tmp_path, tmp_path / "sub", tmp_path / "a.wav"]) == ".m4a (2), .txt (1), notes (1)"
     assert passed_over([tmp_path / "a.wav"]) == ""
+
+
+def test_a_timeline_says_when_which_class_is_heard(models, work, tmp_path, capsys, runs):
+    model, rng = models["joint"], np.random.default_rng(1)
+    window = model.window / model.sample_rate
+    rate = 16_000
+    parts = [rng.normal(0, 0.1, int(window * rate)), np.zeros(3 * int(window * rate)), rng.normal(0, 0.1, rate // 2)]
+    soundfile.write(tmp_path / "long.wav", np.concatenate(parts), rate)
+    soundfile.write(tmp_path / "short.wav", parts[2], rate)
+    (tmp_path / "lost.wav").touch()
+    paths = [tmp_path / f"{name}.wav" for name in ("long", "lost", "short")]
+    table = classify_files([model, models["passt"]], paths, segments=True)
+    total = 4 * window + 0.5
+    assert [Path(file).stem for file in table["file"]] == ["long"] * 5 + ["lost", "short"]
+    starts = [0, window, 2 * window, 3 * window, total - window]
+    expected = [*((start, start + window) for start in starts), (np.nan, np.nan), (0, 0.5)]
+    np.testing.assert_allclose(table[["start", "end"]], expected, atol=1e-3)
+    assert table["problem"][2] == "silent: no sound in this segment" and "no bytes" in table["problem"][5]
+    assert [place for place, name in enumerate(table["class"]) if name == ""] == [2, 5]
+    whole = classify_files([model, models["passt"]], [tmp_path / "short.wav"])
+    np.testing.assert_allclose(table.loc[[6], list(CLASSES)], whole[list(CLASSES)], atol=1e-6)
+    soundfile.write(tmp_path / "first.wav", parts[0], rate)  # a segment is what it would be alone
+    alone = classify_files([model], [tmp_path / "first.wav"])
+    first = classify_files([model], [tmp_path / "long.wav"], segments=True)
+    np.testing.assert_allclose(first.loc[[0], list(CLASSES)], alone[list(CLASSES)], atol=1e-3)
+    assert main(["predict", str(runs["joint"]), str(tmp_path / "long.wav"), "--segments"]) == 1
+    printed = capsys.readouterr()
+    assert f"long.wav  0.0 to {window:.1f} s" in printed.out and "1 of 5 segments could not be" in printed.err
 
 
 def test_a_folder_of_runs_is_the_system_ours(runs, work, tmp_path, capsys):
