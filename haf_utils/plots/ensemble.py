@@ -46,7 +46,7 @@ def subset_scores(table: pd.DataFrame, kinds: Sequence[str], chosen: Sequence[tu
     colours = ["0.6", COLOURS["is"], COLOURS["m"]]
     for number in sorted(set(mixed)):
         rows = mixed == number
-        look = {"color": colours[min(number, 3) - 1], "label": f"{number} kind{'s' * (number > 1)} of model"}
+        look = {"color": colours[min(number, 3) - 1], "label": f"{number} kind{'s' if number > 1 else ''} of model"}
         axes.scatter(places[rows], 100 * table["hF"][rows], s=14, alpha=0.7, **look)
     mean = table.groupby("M")["hF"].mean()
     axes.plot(mean.index, 100 * mean, color="0.2", lw=1.5, label="mean")

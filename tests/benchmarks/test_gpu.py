@@ -1,5 +1,7 @@
 """A GPU comes to the numbers of a CPU, by the same code. Skipped where there is none."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -106,7 +108,7 @@ def test_training_repeats_and_what_it_learnt_is_the_same_on_a_cpu(tiny, system, 
         classify_files([load_system(one, device=device)], files)[list(CLASSES)].to_numpy() for device in ("cpu", "cuda")
     )
     assert np.abs(on_cpu - on_gpu).max() < (1e-3 if precision == "fp32" else 0.05)
-    repeated = predict_again(load_run(one), "test", 2)
+    repeated = predict_again(load_run(one), "test", 2, dataclasses.replace(tiny, device="cuda"))
     assert np.abs(repeated.posteriors - first.posteriors).max() < (1e-4 if precision == "fp32" else 0.01)
 
 
