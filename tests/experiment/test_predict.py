@@ -253,6 +253,20 @@ def test_a_timeline_says_when_which_class_is_heard(models, work, tmp_path, capsy
     assert f"long.wav  0.0 to {window:.1f} s" in printed.out and "1 of 5 segments could not be" in printed.err
 
 
+def test_the_lines_of_the_readme_run(runs, work, tmp_path, monkeypatch):
+    text = (REPOSITORY / "README.md").read_text("utf-8")
+    lines = text.split("The same from Python:")[1].split("```python\n")[1].split("```")[0]
+    shutil.copytree(runs["head"], tmp_path / "runs/embedded-mini/haf-head_f0_s0")
+    (tmp_path / "data").symlink_to(REPOSITORY / "data")
+    shutil.copy(work / "data/audio/1.wav", tmp_path / "rain.wav")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(lines, names)
+    assert names["table"]["class"][0] in CLASSES and bool(names["table"]["text"][0])
+    assert names["embeddings"].shape == (1, 512)
+    assert len(lines.split("\n\n")[1].splitlines()) + 2 <= 6
+
+
 def test_a_folder_of_runs_is_the_system_ours(runs, work, tmp_path, capsys):
     shares = trained_ours(work / "runs")
     assert set(shares) < {runs["head"], runs["text_aux"], runs["passt"]}  # CLAP members of this profile are heads
