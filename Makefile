@@ -19,7 +19,7 @@ $(if $(strip $(UNKNOWN)),$(error unknown variable $(strip $(UNKNOWN)): there are
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= -1
 
-.PHONY: help install run settings test test-fast test-slow lab figures bench lint types clean clean-runs
+.PHONY: help install run settings test test-fast test-slow lab site figures bench lint types clean clean-runs
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -64,6 +64,9 @@ test-slow: install  ## the tests that `make test` leaves out
 
 lab: install  ## open JupyterLab on a working copy of the notebooks, in work/, which git does not see
 	@$(BIN)/python -m tools.lab $(ARGS)
+
+site: install  ## the notebooks as pages with sound, contents and formulae, into site/
+	@$(BIN)/python -m tools.site $(ARGS)
 
 figures:  ## publish figures and notebook outputs of the embedded run, three seeds a variant, into figures/ and notebooks/
 	@$(MAKE) --no-print-directory run ARGS="--seeds 3 $(ARGS)"

@@ -1,0 +1,44 @@
+"""Pages of the notebooks: complete without anything from elsewhere."""
+
+import re
+
+import nbformat
+import pytest
+from conftest import REPOSITORY
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from tools.site import main, page
+
+NOTEBOOKS = sorted((REPOSITORY / "notebooks").rglob("[0-9][0-9]_*.ipynb"))
+FETCHED = r"""(?:src=["']|from ["']|import\(["']|<link[^>]*href=["'])https?:"""
+
+
+def test_formulae_contents_links_sound_and_alternative_texts():
+    image = new_output("display_data", {"image/png": "iVBORw0KGgo="})
+    finding = new_output("display_data", {"text/markdown": 'Bars "rise" & fall.'})
+    sound = new_output("display_data", {"text/html": "<audio src='data:audio/ogg;base64,T2dn'></audio>"})
+    text = "# T\n\n## A part\n\n$x_i^2$ and\n\n$$\\arg\\max_c p_c$$\n\n"
+    text += "[next](02_b.ipynb), [it](solutions/01_solutions.ipynb)"
+    cells = [new_markdown_cell(text), new_code_cell("1", outputs=[image, finding, sound])]
+    made = page(new_notebook(cells=cells), "T")
+    assert made.count("<math") == 2 and made.count('display="block"') == 1 and "$" not in re.sub("<[^>]*>", "", made)
+    assert '<nav class="contents"><a href="#A-part">A part</a></nav>' in made
+    assert 'href="02_b.html"' in made and 'href="solutions/01_solutions.html"' in made and ".ipynb" not in made
+    assert 'alt="Bars &quot;rise&quot; &amp; fall."' in made and "data:audio/ogg" in made
+    assert not re.search(FETCHED, made)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_every_formula_of_every_notebook_is_drawn(path):
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "markdown"]
+    made = page(notebook, "")
+    assert not re.search(FETCHED, made)
+    for formula in re.findall("<math.*?</math>", made, re.S):
+        assert "\\" not in re.sub("<[^>]*>", "", formula), formula
+
+
+def test_an_index_leads_to_all_pages(tmp_path):
+    assert main([str(tmp_path)]) == 0
+    links = re.findall('href="([^"]*)"', (tmp_path / "index.html").read_text("utf-8"))
+    assert len(links) == len(NOTEBOOKS) and all((tmp_path / link).is_file() for link in links)
