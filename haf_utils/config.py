@@ -1,6 +1,7 @@
 """The configuration of a fine-tuning run: every parameter, its checks, its defaults and its name."""
 
 import dataclasses
+import os
 import types
 import typing
 from dataclasses import dataclass
@@ -129,6 +130,7 @@ _RANGES = {  # inclusive
 }
 # Where a run is, not what it is.
 LOCATION_FIELDS = tuple("dataset runs extra evaluation scratch weights tokenizer name device".split())
+_TAKEN = ("stores", "embeddings", "errors", "sweeps", "notebooks", "figures", "submission")  # folders beside the runs
 _UNNAMED = ("profile", "system", "train", "fold", "seed", "precision")  # stand in a name's fixed places, or nowhere
 
 
@@ -179,6 +181,8 @@ def resolve(config: FinetuneConfig) -> Recipe:
     Raises as `check`.
     """
     check(config)
+    folders = {f: os.path.expanduser(getattr(config, f)) for f in LOCATION_FIELDS if f not in ("name", "device")}
+    config = dataclasses.replace(config, **folders)
     if not config.extra:
         config = dataclasses.replace(config, extra_weight=0.0)
     if config.train == "head":
@@ -188,8 +192,8 @@ def resolve(config: FinetuneConfig) -> Recipe:
     given, defaults = parameters(config), vars(sizes) | vars(rates) | {"smoothing_factor": sizes.smoothing}
     filled = {name: defaults[name] for name, value in given.items() if value is None}
     name = config.name or default_name(config)
-    if Path(name).name != name or name.startswith("."):
-        raise ValueError(f"name={name!r} must be a plain folder name")
+    if Path(name).name != name or name.startswith(".") or name in _TAKEN:
+        raise ValueError(f"name={name!r} must be a plain folder name, other than {', '.join(_TAKEN)}")
     return Recipe(**given | filled | {"name": name}, sizes=sizes, rates=rates)
 
 

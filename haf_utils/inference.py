@@ -27,7 +27,7 @@ def average_probabilities(list_of_probabilities: Sequence[np.ndarray], weights=N
         raise ValueError(f"members differ in shape: {sorted(shapes)}")
     stack = np.asarray(list_of_probabilities, dtype=np.float64)
     weights = np.ones(len(stack)) if weights is None else np.asarray(weights, dtype=np.float64)
-    if weights.shape != (len(stack),) or (weights < 0).any() or not weights.sum() > 0:
+    if weights.shape != (len(stack),) or (weights < 0).any() or not 0 < weights.sum() < np.inf:
         needed = f"one a model, {len(stack)} in all, at least 0 and not all 0"
         raise ValueError(f"weights must be {needed}, got {weights.tolist()}")
     return np.tensordot(weights / weights.sum(), stack, axes=1)

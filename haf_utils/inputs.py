@@ -23,7 +23,8 @@ _WINDOWS = 32  # that a network embeds at once outside training
 
 def clip_generator(*key: int | str) -> np.random.Generator:
     """The random generator of a clip, view or epoch: its draws depend on `key` alone, not on what else is drawn."""
-    return np.random.default_rng([zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key])
+    numbers = (zlib.crc32(p.encode("utf-8", "surrogateescape")) if isinstance(p, str) else p for p in key)
+    return np.random.default_rng(list(numbers))
 
 
 def torch_seed(*key: int | str) -> int:

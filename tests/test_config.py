@@ -109,7 +109,7 @@ def test_names_tell_runs_apart():
     assert len(names | {default_name(config())}) == len(varied) + 1
 
 
-@pytest.mark.parametrize("name", ["../elsewhere", "a/b", ".hidden", "..", "/tmp/x"])
+@pytest.mark.parametrize("name", ["../elsewhere", "a/b", ".hidden", "..", "/tmp/x", "stores", "errors"])
 def test_a_name_that_leaves_the_folder_of_runs(name):
     with pytest.raises(ValueError, match="plain folder name"):
         resolve(config(name=name))

@@ -4,6 +4,8 @@
 that its head was trained on.
 """
 
+import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -12,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from safetensors.torch import load_file
 
 from haf_utils.audio import AudioError, prepare
 from haf_utils.captions import freesound_text
@@ -31,6 +32,7 @@ from haf_utils.experiment.finetune import config_of, predict_rows, rows_of
 from haf_utils.experiment.workspace import Workspace
 from haf_utils.inference import average_probabilities, predict
 from haf_utils.inputs import LiveInputs
+from haf_utils.io.checkpoints import read_state
 from haf_utils.io.decoding import decoded
 from haf_utils.io.files import walk
 from haf_utils.io.progress import bar
@@ -78,7 +80,7 @@ def load_system(run: Run | Path | str, device: str = "cpu", engine: str = "torch
     if config.system.startswith("control-"):
         raise RunError(f"{run.folder} is a control, and controls cannot be loaded: name runs of HAF-CLAP")
     recipe = resolve(config)
-    sizes, state, clap = recipe.sizes, load_file(weights), None
+    sizes, state, clap = recipe.sizes, read_state(weights), None
     source, tokenizer = str(run.folder), run.folder / "tokenizer.json"  # an exported model has its own
     if recipe.train == "head" and "exported" not in run.config:
         source = checkpoint_of(recipe)
@@ -142,7 +144,7 @@ def predict_again(run: Run, part: str, views: int, space: Workspace) -> Predicti
     names = ("dataset", "extra", "evaluation", "scratch", "device")
     recipe = resolve(config_of(run, **{name: getattr(space, name) for name in names}, tta_views=views))
     assembled = assemble(recipe)
-    assembled.model.load_state_dict(load_file(run.folder / "model.safetensors"))
+    assembled.model.load_state_dict(read_state(run.folder / "model.safetensors"))
     return predict_rows(assembled.model, recipe, assembled, rows_of(recipe, assembled.corpus)[part])
 
 
@@ -156,17 +158,19 @@ def classify_files(
 ) -> pd.DataFrame:
     """Classify recordings by the average of `models` -> DataFrame, a row a recording, in the order given.
 
-    texts: text by file name without extension; none for a recording that is not in it. weights (M,): of the models,
-    equal by default. views: random views a model averages (test-time augmentation); 0: fixed windows.
+    texts: see `match_texts`. weights (M,): of the models, equal by default. views: random views a model averages
+    (test-time augmentation), drawn from a recording's name without extension, as in runs; 0: fixed windows.
     Columns: file; class, score (its posterior in [0, 1]); text (whether there was one); problem ("" or why the
     recording cannot be decoded: then class is "" and all numbers are NaN); and one column a class code, its posterior.
     segments: a row for each window of a recording, one after the other, the last flush with its end, and columns start
     and end (s). Otherwise at most five windows of a long recording are heard (`audio.fixed_windows`).
+    Raises ValueError for wrong weights, and for texts as `match_texts`.
     """
     if not models:
         raise ValueError("there is no model to classify with")
     average_probabilities([np.ones((1, len(CLASSES)))] * len(models), weights)  # refuses wrong weights before the work
-    paths, texts = [Path(path) for path in paths], texts or {}
+    paths = [Path(path) for path in paths]
+    text_of = dict(zip(paths, match_texts(paths, texts or {}), strict=True))
     rows = []
     with bar(total=len(paths), description="recordings", unit="file") as progress, ExitStack() as engines:
         for model in models:
@@ -178,8 +182,8 @@ def classify_files(
                 seconds = max(model.window / model.sample_rate for model in models)
                 chunk, spans, decoded = _segments(chunk, decoded, seconds)
             fine = [place for place, samples in enumerate(decoded) if not isinstance(samples, str)]
-            table = pd.DataFrame({"sound_id": [str(chunk[p]) for p in fine]})
-            table["text"] = pd.Series([texts.get(chunk[p].stem, "") for p in fine], dtype=object)
+            table = pd.DataFrame({"sound_id": [unicodedata.normalize("NFC", chunk[p].stem) for p in fine]})
+            table["text"] = pd.Series([text_of[chunk[p]] for p in fine], dtype=object)
             said = np.full((len(chunk), len(CLASSES)), np.nan)
             if fine:
                 clips = [Recordings(table, [decoded[p][model.sample_rate] for p in fine]) for model in models]
@@ -189,7 +193,7 @@ def classify_files(
                 problem = decoded[place] if isinstance(decoded[place], str) else ""
                 best = 0 if problem else int(said[place].argmax())
                 named = "" if problem else CLASSES[best], said[place, best]
-                rows.append((str(path), *spans[place], *named, bool(texts.get(path.stem, "")), problem, *said[place]))
+                rows.append((str(path), *spans[place], *named, bool(text_of[path]), problem, *said[place]))
             progress.update(files)
     times = ["start", "end"] if segments else []
     return pd.DataFrame(rows, columns=["file", *times, "class", "score", "text", "problem", *CLASSES])
@@ -228,7 +232,8 @@ def _decoded(paths: list[Path], rates: list[int], long: bool) -> Iterator[tuple[
 
 def find_recordings(given: Sequence[Path | str]) -> list[Path]:
     """The files given and, of each folder given, all sound files in it and below, sorted. A name that does not exist
-    is kept: it is reported with the others. Raises ValueError where a folder holds no sound file."""
+    is kept: it is reported with the others; one that is given in several spellings counts once. Raises ValueError where
+    a folder holds no sound file."""
     found: list[Path] = []
     for path in map(Path, given):
         if path.is_dir():
@@ -238,7 +243,28 @@ def find_recordings(given: Sequence[Path | str]) -> list[Path]:
             found += inside
         else:
             found.append(path)
-    return list(dict.fromkeys(found))
+    return list({os.path.abspath(path): path for path in reversed(found)}.values())[::-1]
+
+
+def match_texts(paths: Sequence[Path], texts: Mapping[str, str]) -> list[str]:
+    """The text of each recording, "" for none: the one whose key is the longest end of its path, with its extension,
+    without, or with another: "a/1" is a/1.wav's alone, "1" is that of the one recording called 1. Letters are compared
+    in NFC.
+
+    Raises ValueError for a key that fits several recordings, or where no key fits any."""
+    found, users = [], {}
+    for path in paths:
+        full = unicodedata.normalize("NFC", os.path.abspath(path))
+        ends = ["/".join(full.split("/")[n:]) for n in range(full.count("/") + 1)]
+        other = ("", *EXTENSIONS, *map(str.upper, EXTENSIONS))
+        keys = (key for end in ends for key in (end, *(os.path.splitext(end)[0] + e for e in other)))
+        key = next((key for key in keys if key in texts), None)
+        if key is not None and (first := users.setdefault(key, full)) != full:
+            raise ValueError(f"the text of {key!r} fits {first} and {full}: write their folder's name before it")
+        found.append("" if key is None else texts[key])
+    if texts and found and not users:
+        raise ValueError(f"no id of the texts matches a recording, e.g. {next(iter(texts))} and {paths[0].name}")
+    return found
 
 
 def passed_over(given: Sequence[Path | str]) -> str:
@@ -249,18 +275,20 @@ def passed_over(given: Sequence[Path | str]) -> str:
 
 
 def read_texts(path: Path | str) -> dict[str, str]:
-    """Texts by id from a metadata CSV: a column sound_id, anonymous_id, id or file (its extension does not matter), and
-    any of title, tags, description. Raises ValueError that names the columns if it has none of them."""
+    """Texts by id, as `match_texts` takes them, from a metadata CSV: a column sound_id, anonymous_id, id or file (a
+    name or a path; its extension does not matter), and any of title, tags, description. Raises ValueError that names
+    the columns if it has none of them, and for an id that occurs twice."""
     table = read_csv(path)
     key = next((name for name in ("sound_id", "anonymous_id", "id", "file") if name in table), None)
     fields = [name for name in ("title", "tags", "description") if name in table]
     if key is None or not fields:
         needed = "a column sound_id, anonymous_id, id or file, and one of title, tags, description"
         raise ValueError(f"{path} needs {needed}; it has {', '.join(table.columns)}")
-    ids = table[key].str.strip()
-    ids = ids.map(lambda name: Path(name).stem if Path(name).suffix.lower() in EXTENSIONS else name)
+    ids = table[key].str.strip().str.normalize("NFC").map(lambda name: os.path.normpath(name) if name else "")
+    if (twice := ids.duplicated() & (ids != "")).any():
+        raise ValueError(f"{path}: {key} {ids[twice].iloc[0]!r} occurs more than once: keep one of its rows")
     filled = [table[name] if name in fields else [""] * len(table) for name in ("title", "tags", "description")]
-    return {id_: freesound_text(*row) for id_, *row in zip(ids, *filled, strict=True)}
+    return {id_: freesound_text(*row) for id_, *row in zip(ids, *filled, strict=True) if id_}
 
 
 def describe(row: pd.Series) -> str:

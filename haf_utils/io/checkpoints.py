@@ -25,8 +25,8 @@ from safetensors.torch import load_file, save_file
 
 from haf_utils.io.files import atomic_write
 
-__all__ = ["CheckpointError", "match_state", "read_pickle", "read_state", "safetensors_copy", "state_differences",
-           "write_state"]  # fmt: skip
+__all__ = ["CheckpointError", "load_training", "match_state", "read_pickle", "read_state", "safetensors_copy",
+           "save_training", "state_differences", "write_state"]  # fmt: skip
 
 # Pickled by torch.save in its old format, before a zip archive became the default (torch.serialization.MAGIC_NUMBER).
 _OLD_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
@@ -113,22 +113,27 @@ def _kind(start: bytes) -> str:
 def read_state(path) -> dict[str, torch.Tensor]:
     """The weights in a checkpoint of either format, under CLAP's own names.
 
-    From LAION's: `state_dict` taken out, the prefix ``module.`` and ``position_ids`` removed. Raises CheckpointError.
+    From LAION's: `state_dict` taken out, the prefix ``module.`` and ``position_ids`` removed. Raises CheckpointError,
+    also for weights that are not finite.
     """
     path = Path(path)
+    content: object
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            content = load_file(path)
         except FileNotFoundError as error:
             raise CheckpointError(f"{path} does not exist") from error
         except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(f"{path} is damaged, cut short or no safetensors file: {error}") from error
-    content = read_pickle(path)
+    else:
+        content = read_pickle(path)
     state = content.get("state_dict", content) if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(f"{path} holds a {type(content).__name__} without weights")
     if wrong := [name for name, value in state.items() if not (isinstance(name, str) and torch.is_tensor(value))]:
         raise CheckpointError(f"{path} holds no state dict: {wrong[0]!r} is no tensor")
+    if wrong := [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
+        raise CheckpointError(f"{path} holds weights that are not finite, first {wrong[0]}: it cannot be used")
     state = {name.removeprefix("module."): value for name, value in state.items()}
     state.pop("text_branch.embeddings.position_ids", None)
     return state
@@ -172,17 +177,38 @@ def _advice(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def write_state(state: Mapping[str, torch.Tensor], path) -> None:
-    """Write safetensors atomically: a kill or a full disk leaves the old file unchanged."""
+    """Write safetensors atomically: a kill or a full disk (OSError) leaves the old file unchanged."""
     tensors = {name: value.detach().cpu().contiguous() for name, value in state.items()}
 
     def write(temporary: Path) -> None:
         try:
             save_file(tensors, temporary)
         except SafetensorError as error:  # how the library reports a full disk
-            raise OSError(f"{path} could not be written: {error}") from error
-        temporary.chmod(0o644)  # the library makes it readable for its owner alone
+            raise RuntimeError(f"{path} could not be written: {error}") from error
 
-    atomic_write(path, write)
+    atomic_write(path, write, _bytes(tensors))
+
+
+def save_training(state: Mapping, path) -> None:
+    """Write the state of a training, nested tensors and numbers, atomically."""
+    atomic_write(path, lambda temporary: torch.save(state, temporary), _bytes(state))
+
+
+def load_training(path) -> dict:
+    """What `save_training` wrote. Raises CheckpointError where a byte of it is not as it was written: torch, which
+    keeps a CRC of each tensor in the file, does not compare them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"{damaged} has another checksum")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # an unpickler may raise any exception on damaged bytes
+        raise CheckpointError(f"{path} is damaged ({error}): delete it, and training begins again") from error
+
+
+def _bytes(state) -> int:
+    values = state.values() if isinstance(state, Mapping) else state if isinstance(state, list | tuple) else ()
+    return state.nbytes if torch.is_tensor(state) else sum(map(_bytes, values))
 
 
 def safetensors_copy(path) -> Path:

@@ -1,9 +1,11 @@
 """Writing files so that a reader sees the old content or the new, never half of it."""
 
+import errno
 import json
 import os
 import platform
 import re
+import shutil
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -14,19 +16,34 @@ import numpy as np
 __all__ = ["atomic_write", "lives", "read_npz", "remove_leftovers", "state", "walk", "write_json"]
 
 
-def atomic_write(path: str | os.PathLike, write: Callable[[Path], object]) -> None:
+def atomic_write(path: str | os.PathLike, write: Callable[[Path], object], size: int = 0) -> None:
     """Call `write` with a temporary path and rename the result: a reader of `path` sees the old file or the new.
 
-    A failing `write` (a full disk, say) leaves the old file as it was. Temporary files that killed writers of this
-    machine left in the folder are removed first.
+    A failing `write` leaves the old file as it was; a full disk is an OSError (ENOSPC) that says what was needed,
+    `size` bytes where they are known, and what there was. Temporary files that killed writers of this machine left in
+    the folder are removed first. The file is as readable as the umask has it, whatever the library that writes it does.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(path.parent)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}@{platform.node()}{path.suffix}")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode
         write(temporary)
+        if temporary.stat().st_mode != mode:
+            temporary.chmod(mode)
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        free, written = shutil.disk_usage(path.parent).free, max(0, state(temporary)[0])
+        full = free < max(size - written, 1 << 20) or "(os error 27)" in str(error)
+        if isinstance(error, RuntimeError) and not full:  # torch's; it has no number
+            raise OSError(f"{path} could not be written: {error}") from error
+        if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        need = f"{size / 1e6:.1f} MB" if size else f"more than {written / 1e6:.1f} MB"
+        there = f"{(free + written) / 1e6:.1f} MB there (or less, by a quota or ulimit -f)"
+        raise OSError(errno.ENOSPC, f"the disk is full: {need} needed, {there}: make room", str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
 

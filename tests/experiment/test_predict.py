@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from safetensors.torch import load_file, save_file
 
 from haf_utils.cli import main
 from haf_utils.config import FinetuneConfig
@@ -19,12 +20,14 @@ from haf_utils.experiment.predict import (
     classify_files,
     find_recordings,
     load_system,
+    match_texts,
     passed_over,
     predict_again,
     read_texts,
 )
 from haf_utils.experiment.workspace import Workspace
 from haf_utils.fast import htsat
+from haf_utils.io.checkpoints import CheckpointError
 from haf_utils.io.files import write_json
 from haf_utils.profiles import REPOSITORY, profile
 from haf_utils.runs import RunError, load_run
@@ -215,6 +218,40 @@ def test_texts_are_cleaned_and_keyed_by_name(tmp_path):
     (tmp_path / "m.csv").write_text('sound_id,title,tags\n12,Door_slam.wav,"door,wood"\nv1.2,rain,\n')
     texts = read_texts(tmp_path / "m.csv")
     assert texts["12"].startswith("Door slam") and "wood" in texts["12"] and texts["v1.2"] == "rain"
+
+
+def test_two_clips_of_one_name_have_their_own_texts(tmp_path):
+    paths = [tmp_path / "a/1.wav", tmp_path / "b/1.wav", tmp_path / "cafe\u0301.wav", tmp_path / "2.flac"]
+    texts = tmp_path / "m.csv"
+    texts.write_text("file,title\n./a/1.wav,rain\nb//1.wav,wind\ncaf\u00e9,coffee\n2.wav,bell\n", "utf-8")
+    assert match_texts(paths, read_texts(texts)) == ["rain", "wind", "coffee", "bell"]
+    assert match_texts(paths[1:2], read_texts(texts)) == ["wind"]
+    assert match_texts([tmp_path / "1.wav", tmp_path / "1.mp3"], {"1.wav": "x", "1.mp3": "y"}) == ["x", "y"]
+    with pytest.raises(ValueError, match=r"'1' fits .*a/1.wav and .*b/1.wav"):
+        match_texts(paths, {"1": "rain"})
+    with pytest.raises(ValueError, match="no id of the texts matches a recording, e.g. 101.0 and 101.wav"):
+        match_texts([tmp_path / "101.wav"], {"101.0": "rain"})
+    texts.write_text("file,title\na/1.wav,rain\n./a/1.wav,wind\n", "utf-8")
+    with pytest.raises(ValueError, match="'a/1.wav' occurs more than once"):
+        read_texts(texts)
+
+
+def test_views_do_not_depend_on_how_a_path_is_spelt(models, work, tmp_path, monkeypatch):
+    name = "caf\u00e9\udcff.wav"  # not UTF-8, as names on old disks
+    shutil.copy(work / "data/audio/0.wav", tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    spelt = [name, f"./{name}", f"../{tmp_path.name}/{name}", tmp_path / name]
+    tables = [classify_files([models["joint"]], [path], views=2)[list(CLASSES)] for path in spelt]
+    assert all(table.equals(tables[0]) for table in tables)
+    assert len(find_recordings([*spelt, "."])) == 1
+
+
+def test_weights_that_are_not_finite_are_refused(runs, tmp_path):
+    copy = shutil.copytree(runs["passt"], tmp_path / "copy")
+    state = {name: value * float("nan") for name, value in load_file(copy / "model.safetensors").items()}
+    save_file(state, copy / "model.safetensors")
+    with pytest.raises(CheckpointError, match="model.safetensors holds weights that are not finite"):
+        load_system(copy)
 
 
 def test_what_is_no_recording_in_a_folder_is_listed(tmp_path):

@@ -21,6 +21,7 @@ from haf_utils.io.checkpoints import (
     read_pickle,
     read_state,
     safetensors_copy,
+    save_training,
     write_state,
 )
 
@@ -276,7 +277,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoints, "save_file", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="the disk is full: "):
         write_state({"a": torch.zeros(3)}, path)
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["model.safetensors"]
 
@@ -289,8 +290,10 @@ def test_a_disk_that_is_really_full(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
     try:
-        with pytest.raises(OSError):
+        with pytest.raises(OSError, match="the disk is full: 4.0 MB needed, .* MB there"):
             write_state({"a": torch.zeros(1_000_000)}, path)
+        with pytest.raises(OSError, match="resume.pt could not be written|the disk is full: 4.0 MB needed"):
+            save_training({"a": torch.zeros(1_000_000)}, tmp_path / "resume.pt")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["model.safetensors"]
