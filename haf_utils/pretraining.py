@@ -14,7 +14,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import pickle
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,7 +27,7 @@ from haf_utils.audio import random_window
 from haf_utils.clap import Clap, empty_windows
 from haf_utils.fast.threads import ahead
 from haf_utils.inputs import clip_generator
-from haf_utils.io.files import atomic_write
+from haf_utils.io.checkpoints import load_training, save_training
 from haf_utils.io.progress import bar, line
 from haf_utils.profiles import Pretraining
 from haf_utils.regularizers import Ema
@@ -208,16 +207,13 @@ def _identity(table: pd.DataFrame, settings: Pretraining, seed: int, shares: Map
 def _save(file: Path, identity: str, network, optimizer, ema: Ema, history: list[dict]) -> None:
     state = {"identity": identity, "network": network.state_dict(), "optimizer": optimizer.state_dict()}
     state |= {"ema": ema.state_dict(), "history": history}
-    atomic_write(file, lambda path: torch.save(state, path))
+    save_training(state, file)
 
 
 def _resume(file: Path, identity: str, network, optimizer, ema: Ema) -> list[dict]:
     if not file.exists():
         return []
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{file} is damaged ({error}): delete it, training begins anew") from error
+    state = load_training(file)
     if state["identity"] != identity:
         raise ValueError(f"{file} is of a run with other clips or settings: choose another folder or remove it")
     network.load_state_dict(state["network"])

@@ -21,10 +21,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from haf_utils.io.files import atomic_write
+from haf_utils.io.files import atomic_write, state
 from haf_utils.taxonomy import CLASSES
 
 __all__ = ["Predictions", "Run", "RunError", "finished", "load_run"]
+
+_FILES = ("config.json", "split.csv", "history.csv", "predictions.npz", "metrics.json")
 
 
 class RunError(ValueError):
@@ -117,8 +119,9 @@ def _problem(p: Predictions) -> str:
 
 
 def finished(folder: Path | str) -> bool:
-    """Whether the run in `folder` is complete."""
-    return (Path(folder) / "metrics.json").is_file()
+    """Whether the run in `folder` is complete: no file of it is missing or empty."""
+    names = _FILES + ("model.safetensors",) * (Path(folder) / "model.safetensors").is_file()
+    return all(state(Path(folder) / name)[0] > 0 for name in names)
 
 
 def load_run(folder: Path | str) -> Run:
@@ -128,13 +131,10 @@ def load_run(folder: Path | str) -> Run:
     folder = Path(folder)
     if not folder.is_dir():
         raise RunError(f"there is no run folder {folder}")
-    names = ("config.json", "split.csv", "history.csv", "predictions.npz", "metrics.json")
-    missing = [name for name in names if not (folder / name).is_file()]
-    if len(missing) == len(names):
-        raise RunError(f"{folder} is no run folder: it has none of {', '.join(names)}")
-    config: dict = {}
-    if "config.json" not in missing:
-        config = _read(folder / "config.json", lambda path: json.loads(path.read_text("utf-8")))
+    missing = [name for name in _FILES if not (folder / name).is_file()]
+    if len(missing) == len(_FILES):
+        raise RunError(f"{folder} is no run folder: it has none of {', '.join(_FILES)}")
+    config = {} if "config.json" in missing else _read(folder / "config.json", _json)
     if "exported" in config:  # by `haf export`, to predict with: it has no predictions of its own
         return Run(folder, config, pd.DataFrame(), pd.DataFrame(), {}, {})
     if missing and config and "digests" not in config:
@@ -157,8 +157,15 @@ def load_run(folder: Path | str) -> Run:
         split=split,
         history=_read(folder / "history.csv", pd.read_csv),
         predictions=predictions,
-        metrics=_read(folder / "metrics.json", lambda path: json.loads(path.read_text("utf-8"))),
+        metrics=_read(folder / "metrics.json", _json),
     )
+
+
+def _json(path: Path) -> dict:
+    content = json.loads(path.read_text("utf-8"))
+    if not isinstance(content, dict) or not all(isinstance(content.get(k, {}), dict) for k in ("config", "digests")):
+        raise ValueError("it holds no record of a run")
+    return content
 
 
 def _read(path: Path, read: Callable[[Path], object]):

@@ -209,6 +209,15 @@ def test_a_killed_process_goes_on_to_the_same_weights(tmp_path):
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
+def test_a_flipped_bit_in_a_weight_is_noticed(tmp_path):
+    train(tmp_path, stop_after=1)
+    data = bytearray((tmp_path / "resume.pt").read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "resume.pt").write_bytes(data)
+    with pytest.raises(ValueError, match="resume.pt is damaged .*: delete it"):
+        train(tmp_path)
+
+
 def test_a_failed_save_keeps_the_last_checkpoint(tmp_path, monkeypatch):
     train(tmp_path, stop_after=1)
     before = (tmp_path / "resume.pt").read_bytes()
@@ -217,8 +226,8 @@ def test_a_failed_save_keeps_the_last_checkpoint(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pretraining.torch, "save", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="the disk is full: "):
         train(tmp_path)
     assert (tmp_path / "resume.pt").read_bytes() == before and os.listdir(tmp_path) == ["resume.pt"]
 

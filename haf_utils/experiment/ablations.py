@@ -60,7 +60,7 @@ def read_runs(folder: Path | str) -> tuple[list[Run], pd.DataFrame]:
             if "digests" not in json.loads(file.read_text("utf-8")):
                 continue  # a checkpoint of continued pretraining, no run
             run = load_run(path)
-            _ = run.config["config"]["fold"], run.metrics["absent_classes"], run.part("test")
+            _ = run.metrics["absent_classes"], run.part("test"), config_of(run)
             runs.append(run)
         except (RunError, ValueError, KeyError) as error:
             reason = str(error) if finished(path) else "not finished: the same sweep goes on with it"

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
 
 import haf_utils
 from haf_utils.config import LOCATION_FIELDS, FinetuneConfig, Recipe, parameters, resolve
@@ -28,11 +27,12 @@ from haf_utils.experiment.code import changed_files, code_digests
 from haf_utils.experiment.workspace import clips_digest
 from haf_utils.folds import PARTS
 from haf_utils.inference import predict
+from haf_utils.io.checkpoints import load_training, read_state, save_training, write_state
 from haf_utils.io.files import atomic_write, write_json
 from haf_utils.io.progress import line
 from haf_utils.losses import targets
 from haf_utils.metrics import hierarchical_scores
-from haf_utils.runs import Predictions, Run, RunError, finished, read_predictions, write_predictions
+from haf_utils.runs import Predictions, Run, RunError, finished, load_run, write_predictions
 from haf_utils.taxonomy import CLASSES
 from haf_utils.training import fit
 
@@ -73,7 +73,7 @@ def finetune(config: FinetuneConfig, quiet: bool = False, retrain: bool = False)
             scores = f"loss {history[-1]['loss']:.3f}, validation hF {100 * history[-1]['validation_hF']:.1f} %"
             line(f"  epoch {len(history)} of {recipe.epochs}: {scores}, at most {left / 60:.1f} min left", quiet)
         if time.monotonic() - saved[0] > _SAVE_EVERY:
-            _save(place.folder, state)
+            save_training(state, place.folder / "resume.pt")
             saved[0] = time.monotonic()
 
     resume = _resume(place.folder, quiet)
@@ -117,21 +117,22 @@ def _add_evaluation(folder: Path, recipe: Recipe, assembled: Assembled, rows: Ma
     if not len(unpredicted(folder, assembled.corpus, rows["evaluation"])):
         return
     line(f"{folder.name}: predicts the evaluation set, with the weights that are there", quiet)
-    assembled.model.load_state_dict(load_file(folder / "model.safetensors"))
+    assembled.model.load_state_dict(read_state(folder / "model.safetensors"))
     add_evaluation(folder, predict_rows(assembled.model, recipe, assembled, rows["evaluation"]))
 
 
 def unpredicted(folder: Path, corpus: Corpus, rows: np.ndarray) -> np.ndarray:
-    """Those of `rows`, of the evaluation set, that the finished run in `folder` has not predicted."""
-    with np.load(folder / "predictions.npz", allow_pickle=False) as file:
-        known = file["evaluation_ids"] if "evaluation_ids" in file else []
-    return rows[~np.isin(corpus.table["sound_id"].to_numpy().astype(str)[rows], known)]
+    """Those of `rows`, of the evaluation set, that the finished run in `folder` has not predicted. Raises RunError for
+    a damaged run."""
+    known = load_run(folder).predictions.get("evaluation")
+    ids = corpus.table["sound_id"].to_numpy().astype(str)[rows]
+    return rows if known is None else rows[~np.isin(ids, known.ids)]
 
 
 def add_evaluation(folder: Path, evaluation: Predictions) -> None:
     """Add the evaluation part to a finished run; predictions of another evaluation set are kept in a file beside it."""
     file = folder / "predictions.npz"
-    known = read_predictions(file)
+    known = load_run(folder).predictions
     if "evaluation" in known:
         stamp = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
         shutil.copyfile(file, folder / f"predictions-before-{stamp}.npz")
@@ -155,9 +156,18 @@ class Place:
 
 
 def config_of(run: Run, **changes) -> FinetuneConfig:
-    """The configuration of a run, wherever its folder is now; `changes`: fields that differ here (dataset, device)."""
-    known = {name: value for name, value in run.config["config"].items() if name in parameters(FinetuneConfig("", ""))}
-    return FinetuneConfig(**known | {"runs": str(run.folder.parent)} | changes)
+    """The configuration of a run, wherever its folder is now; `changes`: fields that differ here (dataset, device).
+
+    Raises RunError for parameters that this version does not know, since it would not do what they say.
+    """
+    recorded = run.config["config"]
+    if unknown := sorted(recorded.keys() - parameters(FinetuneConfig("", "")).keys()):
+        version = run.config.get("versions", {}).get("haf_utils", "another version")
+        raise RunError(
+            f"{run.folder} was made by haf_utils {version}, whose parameter {', '.join(unknown)} is unknown to this "
+            f"one, {haf_utils.__version__}: use that version, or train it again"
+        )
+    return FinetuneConfig(**recorded | {"runs": str(run.folder.parent)} | changes)
 
 
 def rows_of(recipe: Recipe, corpus: Corpus) -> dict[str, np.ndarray]:
@@ -275,6 +285,9 @@ def open_run(
         if place.other_code:
             line(f"{place.folder.name}: made by other code: {', '.join(place.other_code)}", quiet)
         return place
+    if (place.folder / "metrics.json").is_file():
+        line(f"{place.folder.name} was finished, but one of its files is missing or empty: trained again", quiet)
+        (place.folder / "metrics.json").rename(place.folder / "metrics-before.json")
     if place.folder.name != recipe.name:
         line(f"{recipe.name} holds another run and is kept: this one is {place.folder.name}", quiet)
     if not (place.folder / "config.json").is_file() and (place.folder / "resume.pt").is_file():
@@ -307,8 +320,7 @@ def close_run(
     atomic_write(folder / "history.csv", lambda path: history.to_csv(path, index=False))
     write_predictions(folder / "predictions.npz", predictions)
     if model is not None:
-        weights = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
-        atomic_write(folder / "model.safetensors", lambda path: save_file(weights, path))
+        write_state(model.state_dict(), folder / "model.safetensors")
     labelled = {name: p for name, p in predictions.items() if name != "evaluation"}
     scores = {name: hierarchical_scores(p.labels, p.probabilities.argmax(1)) for name, p in labelled.items()}
     numbers = {
@@ -317,36 +329,14 @@ def close_run(
         "seconds": round(time.monotonic() - started, 1),
         "absent_classes": sorted(set(range(len(CLASSES))) - set(training_labels.tolist())),
     }
-    for name in ("resume.pt", "resume.sha256"):
-        (folder / name).unlink(missing_ok=True)
+    (folder / "resume.pt").unlink(missing_ok=True)
     write_json(folder / "metrics.json", scores | numbers)  # last: it marks the run as finished
 
 
-def _save(folder: Path, state: dict) -> None:
-    """Write resume.pt, and before it takes its place its digest into resume.sha256, so that a kill parts no pair."""
-
-    def write(path: Path) -> None:
-        torch.save(state, path)
-        with open(folder / "resume.sha256", "a") as known:
-            known.write(f"{_file_digest(path)}\n")
-            known.flush()
-            os.fsync(known.fileno())
-
-    atomic_write(folder / "resume.pt", write)
-
-
-def _file_digest(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _resume(folder: Path, quiet: bool) -> dict | None:
-    """The saved state of a training that was interrupted. Raises RunError where it is damaged."""
-    file, digests = folder / "resume.pt", folder / "resume.sha256"
-    if not file.is_file():
+    """The saved state of a training that was interrupted. Raises CheckpointError where it is damaged."""
+    if not (folder / "resume.pt").is_file():
         return None
-    if not digests.is_file() or _file_digest(file) not in digests.read_text().split():
-        raise RunError(f"{file} is damaged: delete it, and the run begins again")
-    saved = torch.load(file, map_location="cpu", weights_only=True)
+    saved = load_training(folder / "resume.pt")
     line(f"{folder.name}: going on after epoch {saved['state']['epoch']}", quiet)
     return saved

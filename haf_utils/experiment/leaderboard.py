@@ -11,7 +11,7 @@ import pandas as pd
 
 from haf_utils.experiment.ablations import REPLICATE_FIELDS, read_runs, verdict
 from haf_utils.experiment.finetune import other_code
-from haf_utils.metrics import confusion, scores_from_confusion
+from haf_utils.metrics import confusion, hierarchical_scores, scores_from_confusion
 from haf_utils.posteriors import read
 from haf_utils.runs import Run, load_run
 from haf_utils.statistics import bootstrap, interval, mcnemar, paired_difference
@@ -46,7 +46,7 @@ def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
         samples = bootstrap(labels, predicted, np.random.default_rng(0), replicates=500)["hF"][0]
         low, high = interval(samples)
         recipe = re.sub(r"_f\d+_s\d+(~\w+)?$", "", members[0].name)
-        mean = np.mean([run.metrics["test"]["hF"] for run in members])
+        mean = np.mean([hierarchical_scores(p.labels, p.probabilities.argmax(1))["hF"] for p in parts])
         folds, seeds = (len({run.config["config"][name] for run in members}) for name in ("fold", "seed"))
         other = sum(bool(other_code(run.config)) for run in members)
         rows.append((recipe, mean, low, high, folds, seeds, other, members[0].folder.name))

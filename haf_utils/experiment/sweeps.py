@@ -28,6 +28,7 @@ from haf_utils.experiment.worker import Worker, error_file
 from haf_utils.io.decoding import cores
 from haf_utils.io.files import atomic_write
 from haf_utils.io.progress import bar, line
+from haf_utils.runs import RunError
 
 __all__ = ["Outcome", "Slurm", "state", "sweep"]
 
@@ -90,7 +91,11 @@ def sweep(
     folders: dict[str, Path] = {}
     skipped, failed, pending = [], {}, []
     for recipe in recipes:
-        place = find(recipe, retrain, look_at_data=slurm is None)
+        try:
+            place = find(recipe, retrain, look_at_data=slurm is None)
+        except RunError as error:  # a damaged folder fails one run, not the sweep
+            failed[recipe.name] = str(error)
+            continue
         if place is not None:
             folders[recipe.name] = place.folder
             skipped.append(recipe.name)

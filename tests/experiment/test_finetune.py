@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,8 @@ from haf_utils.experiment import assembly, code
 from haf_utils.experiment import finetune as finetuning
 from haf_utils.experiment.finetune import find, finetune, rows_of
 from haf_utils.experiment.workspace import finetune_config
+from haf_utils.io.checkpoints import CheckpointError
+from haf_utils.io.files import write_json
 from haf_utils.metrics import hierarchical_scores
 from haf_utils.runs import RunError, finished, load_run
 
@@ -137,11 +140,11 @@ torch.set_num_threads(int(sys.argv[1]))
 from haf_utils.config import FinetuneConfig
 from haf_utils.experiment import finetune as finetuning
 finetuning._SAVE_EVERY = 0.0
-save = finetuning._save
+save = finetuning.save_training
 def kill(*arguments):
     save(*arguments)
     os.kill(os.getpid(), signal.SIGKILL)
-finetuning._save = kill
+finetuning.save_training = kill
 finetuning.finetune(FinetuneConfig(**eval(sys.argv[2])), quiet=True)
 """
 
@@ -307,6 +310,18 @@ def test_damaged_run_folders(tiny, reference):
     assert same_weights(finetune(head(tiny, name="damaged"), quiet=True), reference)
 
 
+@pytest.mark.parametrize("name", ["predictions.npz", "model.safetensors", "metrics.json"])
+def test_a_finished_folder_with_an_emptied_file_is_not_finished(tiny, reference, name, capsys):
+    folder = shutil.copytree(reference, reference.with_name(f"emptied-{name}"))
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    write_json(folder / "config.json", config | {"config": config["config"] | {"name": folder.name}})
+    (folder / name).write_bytes(b"")
+    assert not finished(folder) and find(resolve(head(tiny, name=folder.name))) is None
+    assert finetune(head(tiny, name=folder.name)) == folder and finished(folder)
+    assert f"{folder.name} was finished, but one of its files is" in capsys.readouterr().out
+    assert same_weights(folder, reference) and same_predictions(folder, reference)
+
+
 def test_a_state_cut_short_or_with_a_flipped_bit_is_named(tiny, monkeypatch):
     config = head(tiny, name="cut")
     with monkeypatch.context() as patch:
@@ -319,7 +334,7 @@ def test_a_state_cut_short_or_with_a_flipped_bit_is_named(tiny, monkeypatch):
     flipped[len(whole) // 2] ^= 1  # in a weight: torch.load sees nothing
     for damaged in (whole[:1000], bytes(flipped)):
         state.write_bytes(damaged)
-        with pytest.raises(RunError, match="resume.pt.*delete"):
+        with pytest.raises(CheckpointError, match="resume.pt.*delete"):
             finetune(config, quiet=True)
     state.write_bytes(whole)
     assert finished(finetune(config, quiet=True))

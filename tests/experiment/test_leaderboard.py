@@ -1,5 +1,7 @@
 """Leaderboard and comparison: scores of finished runs, the official layout, and what cannot be compared."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ from haf_utils.config import FinetuneConfig, parameters, resolve
 from haf_utils.experiment.leaderboard import compare_systems, leaderboard, read_all, scored
 from haf_utils.io.files import write_json
 from haf_utils.metrics import hierarchical_scores
-from haf_utils.runs import Predictions, write_predictions
+from haf_utils.runs import Predictions, RunError, write_predictions
 from haf_utils.taxonomy import CLASSES
 
 RNG = np.random.default_rng(0)
@@ -84,3 +86,23 @@ def test_what_cannot_be_compared_is_named(runs, tmp_path, capsys):
         compare_systems(scored(good), scored(good)._replace(labels=(LABELS + 1) % 23))
     assert main(["leaderboard", str(tmp_path / "nothing")]) == 2
     assert "holds no finished run" in capsys.readouterr().err
+
+
+def test_a_tampered_run_is_scored_nowhere(runs, tmp_path, capsys):
+    (good, other), bad = runs
+    whole = scored(good)
+    part = Predictions(IDS, LABELS, posteriors(0.9)[None], posteriors(0.9) - 1, np.ones((len(IDS), 2)))
+    write_predictions(bad / "predictions.npz", {"test": part})
+    write_json(good / "metrics.json", {"test": {"hF": 9.0}, "absent_classes": []})  # scores come from predictions
+    record = json.loads((other / "config.json").read_text("utf-8"))
+    write_json(other / "config.json", record | {"config": record["config"] | {"quantum": 1}})
+    found, left_out = read_all(tmp_path)
+    assert [run.folder for run in found] == [good] and leaderboard(found)["hF"][0] < 1
+    reasons = dict(left_out.itertuples(index=False))
+    assert "do not sum to 1" in reasons[bad.name] and "parameter quantum is unknown to this one" in reasons[other.name]
+    with pytest.raises(RunError, match="do not sum to 1"):
+        compare_systems(whole, scored(bad))
+    assert main(["compare", str(good), str(bad)]) == 2 and "predictions.npz" in capsys.readouterr().err
+    write_json(other / "config.json", {"config": [], "digests": {}})
+    with pytest.raises(RunError, match="config.json is damaged"):
+        scored(other)

@@ -58,6 +58,15 @@ def base(dataset, tmp_path) -> FinetuneConfig:
     return FinetuneConfig(dataset=dataset, runs=str(tmp_path / "runs"), profile="tiny", train="head")
 
 
+def test_a_damaged_folder_fails_one_run_and_not_the_sweep(base):
+    configs = grid(base, [{"seed": [0, 1]}])
+    first = sweep(configs[:1], workers=1, quiet=True)
+    (first.folders[0] / "predictions.npz").write_bytes(b"nothing")
+    outcome = sweep(configs, workers=1, quiet=True)
+    assert list(outcome.failed) == [configs[0].name] and "predictions.npz" in outcome.failed[configs[0].name]
+    assert [load_run(folder).name for folder in outcome.folders] == [configs[1].name]
+
+
 def gone(process: int) -> bool:
     try:
         os.kill(process, 0)
@@ -201,7 +210,8 @@ def test_a_finished_run_counts_only_for_the_same_parameters_and_data(base):
     assert not beside.skipped and beside.folders[0].name.startswith(f"{config.name}~")
     (folder / "config.json").write_text('{"config": ')
     with pytest.raises(RunError, match="damaged"):
-        sweep([config], quiet=True)
+        find(config)
+    assert "damaged" in sweep([config], quiet=True).failed[config.name]
 
 
 def test_a_killed_worker_is_reported_and_the_others_go_on(base, tmp_path):
