@@ -28,6 +28,8 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 from transfer.fetch import RemoteFile, check_space, fetch, file_digest
 from transfer.unpack import unpack
 
+from haf_utils.io.files import remove_leftovers, write_json
+from haf_utils.io.progress import FORESEEABLE, adapt
 from haf_utils.profiles import REPOSITORY
 
 ZENODO = "https://zenodo.org"
@@ -54,10 +56,16 @@ UNPACKED = 1.75  # ours: unpacked bytes a packed byte, estimated high; archives 
 
 def zenodo_files(record: int) -> list[RemoteFile]:
     """The files of a Zenodo record, as its API states them now."""
-    answer = requests.get(f"{ZENODO}/api/records/{record}", timeout=60)
+    answer = requests.get(url := f"{ZENODO}/api/records/{record}", timeout=60)
     answer.raise_for_status()
-    files = answer.json()["files"]
-    return [RemoteFile(f["key"], f["links"]["self"], int(f["size"]), f["checksum"]) for f in files]
+    try:
+        files = answer.json()["files"]
+        return [RemoteFile(f["key"], f["links"]["self"], int(f["size"]), str(f["checksum"] or "")) for f in files]
+    except (KeyError, TypeError, requests.JSONDecodeError) as error:
+        raise ValueError(
+            f"{url} answers without a list of files ({error!r}): Zenodo may be down, or a proxy answers "
+            "in its place; try again later"
+        ) from error
 
 
 def nsynth_files() -> list[RemoteFile]:
@@ -69,7 +77,9 @@ def nsynth_files() -> list[RemoteFile]:
         answer.raise_for_status()
         md5 = re.search(r"md5=([\w+/]+=*)", answer.headers.get("x-goog-hash", ""))
         checksum = f"md5:{base64.b64decode(md5[1]).hex()}" if md5 else ""
-        files.append(RemoteFile(name, f"{NSYNTH}/{name}", int(answer.headers["Content-Length"]), checksum))
+        if not (size := answer.headers.get("Content-Length", "")).isdigit():
+            raise ValueError(f"{NSYNTH}/{name}: the answer states no size: a proxy may answer in its place")
+        files.append(RemoteFile(name, f"{NSYNTH}/{name}", int(size), checksum))
     return files
 
 
@@ -87,19 +97,21 @@ def select(files: Iterable[RemoteFile], only: Iterable[str]) -> list[RemoteFile]
 
 def download(name: str, folder: Path, only: Iterable[str] = (), keep: bool = False) -> None:
     """Fetch and unpack a dataset of Zenodo or NSynth; what download.json says is finished is left alone."""
+    if folder.is_dir():
+        remove_leftovers(folder)
     stated, done = _read_state(folder)
     pending = [file for file in select(stated, only) if file not in done] if stated else None
     if pending == []:
         print(f"{folder}: everything is there")
         return
     stated = nsynth_files() if name == "nsynth" else zenodo_files(RECORDS[name])
-    done = [file for file in done if file in stated]
+    known, done = done, [file for file in done if file in stated]
     pending = [file for file in select(stated, only) if file not in done]
+    ours = {file.folder for file in known}
     for file in pending:
         if file.folder and (folder / file.folder).exists():
-            raise ValueError(
-                f"{folder / file.folder} exists, but was not put there by this command: move it away or choose --to"
-            )
+            whose = "holds what the source had before" if file.folder in ours else "was not put there by this command"
+            raise ValueError(f"{folder / file.folder} exists, but {whose}: move it away or choose --to")
     _say_and_check(folder, pending, keep)
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -117,10 +129,11 @@ def _download(
     for target in dict.fromkeys(file.folder for file in pending):
         files = [file for file in pending if file.folder == target]
         paths = [fetch(file, folder) for file in files]
+        done = done + files
+        # Before the folder gets its name: what is noted and absent is not there yet, so that no kill parts the two.
+        _write_state(folder, stated, done)
         if target:
             unpack(next(path for path in paths if path.suffix in (".zip", ".gz")), folder, target)
-        done = done + files
-        _write_state(folder, stated, done)
         if target and not keep:
             for path in paths:
                 path.unlink()
@@ -153,20 +166,20 @@ def _read_state(folder: Path) -> tuple[list[RemoteFile], list[RemoteFile]]:
     if not path.exists():
         return [], []
     try:
-        rows = json.loads(path.read_text())["files"]
+        rows = json.loads(path.read_text("utf-8"))["files"]
         finished = [row.pop("done") for row in rows]
         stated = [RemoteFile(**row) for row in rows]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is damaged ({error}): delete it and run the command again") from error
+        raise ValueError(
+            f"{path} is damaged ({error}): move it and the folders beside it away and run the command again"
+        ) from error
     done = [f for f, ready in zip(stated, finished, strict=True) if ready and (folder / (f.folder or f.name)).exists()]
     return stated, done
 
 
 def _write_state(folder: Path, stated: list[RemoteFile], done: list[RemoteFile]) -> None:
     rows = [asdict(file) | {"done": file in done} for file in stated]
-    beside = folder / "download.json.part"
-    beside.write_text(json.dumps({"files": rows}, indent=1) + "\n")
-    os.replace(beside, folder / "download.json")
+    write_json(folder / "download.json", {"files": rows})
 
 
 def download_clap(folder: Path | None, only: Iterable[str] = ()) -> list[Path]:
@@ -213,7 +226,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="parts, comma-separated, such as metadata,features or train")
     parser.add_argument("--to", type=Path, help="folder (default: data/downloads/NAME; clap and passt: their caches)")
     parser.add_argument("--keep", action="store_true", help="keep the archives after they are unpacked")
+    adapt()
     options = parser.parse_args(arguments)
+    options.to = options.to and options.to.expanduser()
     only = [part.strip() for part in options.only.split(",") if part.strip()]
     if only and options.name == "passt":
         parser.error("passt is one file: --only has nothing to choose from")
@@ -225,10 +240,13 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             download(options.name, options.to or REPOSITORY / "data" / "downloads" / options.name, only, options.keep)
     except requests.ConnectionError as error:
-        print(f"error: no connection to {error.request.url}: {error}", file=sys.stderr)
+        where = f" to {error.request.url}" if error.request else ""
+        print(f"error: no connection{where}: {error}", file=sys.stderr)
         return 1
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except FORESEEABLE as error:
+        # requests and the hub's client need a package more for a SOCKS proxy.
+        socks = ": pip install pysocks socksio, or unset ALL_PROXY" if "socks" in str(error).lower() else ""
+        print(f"error: {error or type(error).__name__}{socks}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)

@@ -6,10 +6,13 @@ and for what cannot be checked at all; 130 for an interrupt.
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
+
+from haf_utils.io.progress import FORESEEABLE, adapt
 
 __all__ = ["main"]
 
@@ -37,7 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     What a user can mend is printed as one sentence. SystemExit, with code 2, where argparse refuses the arguments.
     """
-    given = _parser().parse_args(arguments)
+    adapt()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    # A shell leaves the ~ of --out=~/x as it is.
+    given = _parser().parse_args([re.sub(r"^([\w-]+=)?(~.*)", _expanded, argument) for argument in arguments])
     try:
         code = given.command(given)
         sys.stdout.flush()
@@ -49,9 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whoever read the output has stopped; Python would complain once more when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (ImportError, OSError, RuntimeError, TypeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except FORESEEABLE as error:
+        print(f"error: {error or type(error).__name__}", file=sys.stderr)
         return 2
+
+
+def _expanded(match: re.Match) -> str:
+    return (match[1] or "") + os.path.expanduser(match[2])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -160,8 +170,9 @@ def _predict(given) -> int:
     table = predicting.classify_files(models, paths, texts, weights, given.views, given.segments)
     unwritten = None
     if given.out:  # before anything is printed, as whoever reads that may stop reading
+        options = {"index": False, "float_format": "%.6f", "errors": "surrogateescape"}  # names that are not UTF-8
         try:
-            atomic_write(given.out, lambda path: table.to_csv(path, index=False, float_format="%.6f"))
+            atomic_write(given.out, lambda path: table.to_csv(path, **options))
         except OSError as error:  # the work is done: it is printed all the same
             unwritten = error
     for _, row in table.iterrows():

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -31,6 +30,7 @@ from haf_utils.datasets import load_bsd
 from haf_utils.experiment.code import imported_digests
 from haf_utils.experiment.workspace import Workspace, caveat, workspace
 from haf_utils.io.files import state, walk, write_json
+from haf_utils.io.progress import FORESEEABLE, adapt
 from haf_utils.profiles import PROFILES, REPOSITORY, profile
 from tools.preflight import PreflightError, preflight
 
@@ -191,6 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--plan", action="store_true", help="say what would be done, and stop")
     parser.add_argument("--fresh", action="store_true", help="run every notebook again")
     parser.add_argument("--retrain", action="store_true", help="train again, beside them, runs that other code made")
+    adapt()
     given = parser.parse_args(arguments)
     os.environ["HAF_PROGRESS"] = "lines"
     os.environ.pop("HAF_OUTPUTS", None)  # of `make lab`: the main job's figures go with its runs
@@ -216,20 +217,20 @@ def main(arguments: list[str] | None = None) -> int:
         space = workspace(**where, precision=settings.get("precision", ""))
         for line in preflight(space, {step.key: step.parameters for step in todo}):
             print(line, flush=True)
-    except (PreflightError, TypeError, ValueError, OSError, subprocess.CalledProcessError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        return 0 if given.plan else _run_all(space, todo, wanted, given.fresh)
+    except (PreflightError, *FORESEEABLE) as error:
+        print(f"error: {error or type(error).__name__}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ninterrupted before the first notebook; run the same command again", file=sys.stderr)
+        print("\ninterrupted; run the same command again", file=sys.stderr)
         return 130
-    return 0 if given.plan else _run_all(space, todo, wanted, given.fresh)
 
 
 def _run_all(space: Workspace, todo: Sequence[Step], wanted: Sequence[str], fresh: bool) -> int:
     """Run what is out of date. A notebook that fails is named, and the others go on."""
     root = Path(space.runs)
     state_file = root / "pipeline.json"
-    state = json.loads(state_file.read_text("utf-8")) if state_file.is_file() and not fresh else {}
+    state = {} if fresh else _read_state(state_file)
     files, before, started, failed = _files_digest(space), "", time.monotonic(), []
     scored = False  # whether the table of results is of what was asked for now
     for step in todo:
@@ -252,9 +253,10 @@ def _run_all(space: Workspace, todo: Sequence[Step], wanted: Sequence[str], fres
         except KeyboardInterrupt:
             print(f"\ninterrupted in {step.key}; the same command goes on from there", file=sys.stderr)
             return 130
-        except (DeadKernelError, papermill.PapermillExecutionError) as error:
+        except (DeadKernelError, papermill.PapermillExecutionError, *FORESEEABLE) as error:
             killed = "its kernel was killed, most likely for want of memory"
-            reason = killed if isinstance(error, DeadKernelError) else f"{error.ename}: {error.evalue}"
+            reason = killed if isinstance(error, DeadKernelError) else f"{type(error).__name__}: {error}"
+            reason = f"{error.ename}: {error.evalue}" if hasattr(error, "ename") else reason
             print(f" failed\n{reason}\nthe notebook up to its error: {_shown(output)}", file=sys.stderr, flush=True)
             failed.append(step.key)
             before += "failed"  # those after it run again once it works
@@ -269,6 +271,27 @@ def _run_all(space: Workspace, todo: Sequence[Step], wanted: Sequence[str], fres
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return int(bool(failed))
+
+
+def _read_state(file: Path) -> dict:
+    """What pipeline.json says of each notebook; {} where it is absent, or damaged: then all of them run again."""
+    try:
+        found = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        if isinstance(found, dict) and all(isinstance(entry, dict) for entry in found.values()):
+            return found
+    except ValueError:
+        pass
+    print(f"{_shown(file)} is damaged: every notebook runs again", flush=True)
+    return {}
+
+
+def _table(file: Path) -> pd.DataFrame:
+    """A CSV of the results; without rows where it is absent or damaged."""
+    try:
+        return pd.read_csv(file, dtype=str) if file.is_file() else pd.DataFrame()
+    except ValueError as error:  # pandas' and Unicode's errors are ValueErrors
+        print(f"{_shown(file)} cannot be read: {error}")
+        return pd.DataFrame()
 
 
 def _left_out(notebook: Path, space: Workspace) -> str:
@@ -289,14 +312,13 @@ def _shown(path: Path) -> str:
 
 def _print_results(root: Path, space: Workspace, scored: bool) -> None:
     table = root / "results.csv"
-    if table.is_file():
+    if len(results := _table(table)):
         if not scored:
             print(f"notebook 06 has not run: this table is of {time.ctime(table.stat().st_mtime)}")
-        results = pd.read_csv(table, dtype=str)
         print(results.to_string(index=False))
         print("\n".join(filter(None, [caveat(space.profile, space.dataset)])), end="\n\n")
     lost = Path(space.scratch) / "stores" / "lost.csv"
-    if lost.is_file() and (count := len(pd.read_csv(lost))):
+    if count := len(_table(lost)):
         print(f"{count} recordings could not be used: {_shown(lost)} names each, with the reason")
     print(f"figures      {_shown(root / 'figures')}")
     print(f"notebooks    {_shown(root / 'notebooks')}")

@@ -42,7 +42,10 @@ def update(
     has it). Interrupted, the next call goes on. Raises ValueError if `path` is another file than a manifest.
     """
     path, files = Path(path), [os.fspath(file) for file in files]
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"{path} cannot be kept ({error}): pass --manifest FILE, or set XDG_CACHE_HOME") from error
     with FileLock(f"{path}.lock"):
         rows, torn = journal.read(path, FIELDS)
         if torn and not rows and not path.read_bytes().startswith(b"path,size,"):

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +54,9 @@ def make_embedded(size: str = "mini") -> Path:
     script = REPOSITORY / "data" / "make_mini.py"
     # From the repository's root, so that what it prints, also into a notebook, holds no path of this machine.
     command = [sys.executable, str(script), "--size", size, "--out", f"data/{size}"]
-    with FileLock(REPOSITORY / "data" / f".{size}.lock"):  # of two processes at once, the second finds it made
+    writable = os.access(REPOSITORY / "data", os.W_OK)  # in a clone of somebody else's it is there, or cannot be made
+    lock = FileLock(REPOSITORY / "data" / f".{size}.lock") if writable else nullcontext()
+    with lock:  # of two processes at once, the second finds it made
         printed = _output(command)
     if "up to date" not in printed:
         print(printed, end="")
@@ -73,7 +76,7 @@ def _output(command: list[str]) -> str:
                 process.terminate()
             raise
     if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
+        raise RuntimeError(f"the embedded dataset could not be made: {command[1]} ended with {process.returncode}")
     return printed
 
 

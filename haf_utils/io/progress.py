@@ -6,10 +6,24 @@ which `make run` sets, prints one line a step instead.
 
 import os
 import sys
+import tempfile
 
 from tqdm.auto import tqdm
 
-__all__ = ["bar", "headless", "line"]
+__all__ = ["FORESEEABLE", "adapt", "bar", "headless", "line"]
+
+# What a user can mend, and what libraries raise for it; a KeyError, say, is a mistake of the program.
+FORESEEABLE = (EOFError, ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
+
+
+def adapt() -> None:
+    """Fit a command to its surroundings: letters that the terminal lacks are printed as escapes; where a user has no
+    home (in containers), libraries that ask for it get an empty folder."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = tempfile.mkdtemp(prefix="haf-home-")
 
 
 def headless() -> bool:

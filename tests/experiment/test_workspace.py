@@ -40,5 +40,5 @@ except KeyboardInterrupt:
 
 def test_what_fails_is_not_taken_for_made():
     assert _output([sys.executable, "-c", "print('made')"]) == "made\n"
-    with pytest.raises(subprocess.CalledProcessError):
+    with pytest.raises(RuntimeError, match="the embedded dataset could not be made: .* ended with 3"):
         _output([sys.executable, "-c", "raise SystemExit(3)"])
