@@ -159,7 +159,7 @@ def _predict(given) -> int:
 
         ours = trained_ours(given.run)
         runs, weights = list(ours), given.weights or list(ours.values())
-        print(f"ours: {', '.join(Path(run).name for run in runs)}")
+        print(f"ours, without words alone: {', '.join(Path(run).name for run in runs)}")
     from haf_utils.experiment import predict as predicting
     from haf_utils.experiment.workspace import caveat
     from haf_utils.io.files import atomic_write

@@ -96,7 +96,8 @@ def preflight(space: Workspace, parameters: Mapping[str, Mapping] | None = None)
     ways = {"joint": "joint (backbone and classifier)", "head": "head (backbone frozen, embeddings computed once)"}
     how = {name: ways[min(group, key=lambda r: r.system == "passt").train] for name, group in groups.items()}
     shipped = "head on the embeddings that the dataset ships: no weights are needed"
-    yield f"mode       {'; '.join(f'{name}: {way}' for name, way in how.items()) if hears else shipped}"
+    if groups:
+        yield f"mode       {'; '.join(f'{name}: {way}' for name, way in how.items()) if hears else shipped}"
     for name, reason in absent.items():
         yield f"           left out: {name}: {reason}"
     passt = any(recipe.system == "passt" for recipe in recipes.values())

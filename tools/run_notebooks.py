@@ -198,7 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
     if given.device == "cpu":
         os.environ.update({name: os.environ.get(name, value) for name, value in _ENVIRONMENT.items()})
     notebooks = sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    wanted = [number.strip() for number in given.only.split(",") if number.strip()]
+    wanted = tuple(number.strip() for number in given.only.split(",") if number.strip())
     try:
         if given.seeds < 1:
             raise ValueError(f"--seeds {given.seeds}: at least 1")
@@ -215,7 +215,8 @@ def main(arguments: list[str] | None = None) -> int:
         shared = where | settings | ({"retrain": True} if given.retrain else {})
         todo = steps(notebooks, shared, own, profile(given.profile).ours_first)
         space = workspace(**where, precision=settings.get("precision", ""))
-        for line in preflight(space, {step.key: step.parameters for step in todo}):
+        asked = {step.key: step.parameters for step in todo if not wanted or step.key.startswith(wanted)}
+        for line in preflight(space, asked):
             print(line, flush=True)
         return 0 if given.plan else _run_all(space, todo, wanted, given.fresh)
     except (PreflightError, *FORESEEABLE) as error:
@@ -226,7 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _run_all(space: Workspace, todo: Sequence[Step], wanted: Sequence[str], fresh: bool) -> int:
+def _run_all(space: Workspace, todo: Sequence[Step], wanted: tuple[str, ...], fresh: bool) -> int:
     """Run what is out of date. A notebook that fails is named, and the others go on."""
     root = Path(space.runs)
     state_file = root / "pipeline.json"
@@ -236,7 +237,7 @@ def _run_all(space: Workspace, todo: Sequence[Step], wanted: Sequence[str], fres
     for step in todo:
         name = Path(step.key).stem
         before = _digest(step.notebook, step.parameters, files, before)
-        if wanted and not any(step.key.startswith(number) for number in wanted):
+        if wanted and not step.key.startswith(wanted):
             continue
         if reason := _left_out(step.notebook, space):
             print(f"{name:<24} left out: {reason}", flush=True)

@@ -315,16 +315,17 @@ def trained_ours(folder: Path | str) -> dict[Path, float]:
     """The run folders that make up "ours" in a folder of runs, and their weights, which sum to 1: equal in the subset
     that is best by validation, as `submitted` has it, and in all folds that every member has.
 
-    Of several runs of a member in one fold, one of today's code is taken, then the newest. Raises RunError for none.
+    Without words alone, which leave no model to predict with. Of several runs of a member in one fold, one of today's
+    code is taken, then the newest. Raises RunError for none.
     """
-    every: dict[str, dict[int, Run]] = {name: {} for name in OURS}
+    every: dict[str, dict[int, Run]] = {name: {} for name in OURS if kind_of(name) != "words"}
     runs = [run for run in read_runs(folder)[0] if run.config["config"]["system"] in ARCHITECTURES]
     runs.sort(key=lambda run: (bool(other_code(run.config)), -(run.folder / "metrics.json").stat().st_mtime))
     for run in runs:
         config = config_of(run, device="cpu")
-        for name, fields in OURS.items():
-            member = FinetuneConfig("", "", profile=config.profile, **{"train": TRAIN[config.profile]} | fields)
-            if _which(config) == _which(member):
+        for name in every:
+            own = {"train": TRAIN[config.profile]} | OURS[name]
+            if _which(config) == _which(FinetuneConfig("", "", profile=config.profile, **own)):
                 every[name].setdefault(config.fold, run)
     found = {name: by_fold for name, by_fold in every.items() if by_fold}
     folds = set.intersection(*map(set, found.values())) if found else set()

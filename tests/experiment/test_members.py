@@ -8,6 +8,7 @@ import pytest
 
 from haf_utils.config import check, default_name, resolve
 from haf_utils.ensembles import Member
+from haf_utils.experiment.control_runs import run_control
 from haf_utils.experiment.members import (
     MEMBERS,
     OURS,
@@ -275,7 +276,7 @@ def test_a_clip_that_nobody_could_hear_keeps_a_row():
 
 def test_ours_is_found_in_a_folder_of_runs_as_it_is_handed_in(tiny, tmp_path):
     space = dataclasses.replace(tiny, runs=str(tmp_path))
-    some = ("another seed (ours)", "smoothing (ours)", "plain (ours)")
+    some = ("smoothing + mixup (ours)", "another seed (ours)", "smoothing (ours)", "plain (ours)")
     folders = {name: [] for name in some}
     for fold in (0, 1):
         configs, _ = member_configs(space, fold=fold, systems={"ours": (some, "Best subset")}, epochs=1)
@@ -291,5 +292,7 @@ def test_ours_is_found_in_a_folder_of_runs_as_it_is_handed_in(tiny, tmp_path):
     _, weights = submitted(runs, some, "Best subset")
     expected = {f: w / 2 for name, w in zip(some, weights, strict=True) for f in folders[name] if w}
     assert trained_ours(tmp_path) == pytest.approx(expected) and sum(expected.values()) == pytest.approx(1)
+    run_control(finetune_config(space, train="head"), "metadata", quiet=True)  # words: not what a network's run is
+    assert trained_ours(tmp_path) == pytest.approx(expected)
     shutil.rmtree(folders["plain (ours)"][1])  # members that lack a fold: the folds that all have
     assert {load_run(folder).config["config"]["fold"] for folder in trained_ours(tmp_path)} == {0}

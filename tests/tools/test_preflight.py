@@ -26,6 +26,16 @@ def test_the_plan_says_what_is_needed_and_runs_nothing(tmp_path, capsys):
     assert not list(tmp_path.rglob("*.ipynb")) and not list(tmp_path.rglob("config.json"))
 
 
+def test_the_plan_is_of_the_notebooks_that_are_asked_for(tmp_path, capsys):
+    planned = {}
+    for only in ("04", "06", "01"):
+        assert main(["--profile", "tiny", "--runs", str(tmp_path), "--plan", "--only", only]) == 0
+        planned[only] = capsys.readouterr().out
+    assert "1 of notebooks 04 and 06" in planned["04"] and "notebook 05" not in planned["04"]
+    assert "notebook 04" not in planned["06"].replace("of notebooks 04", "") and "ours:" in planned["06"]
+    assert "0 of notebooks 04 and 06" in planned["01"] and "mode" not in planned["01"]
+
+
 def test_lines_come_as_they_are_found(tmp_path, monkeypatch):
     space = workspace(profile="tiny", runs=str(tmp_path))
     lines = preflight(space)
