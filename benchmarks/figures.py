@@ -25,7 +25,7 @@ def ratio_figure(rows: Sequence[Row], about: dict) -> Figure:
         axes.text(max(row.ratio, row.ratios.max()) * 1.05, place, f"{row.ratio:.3g} ×", va="center", fontsize="small")
         if row.target is not None:
             axes.plot([row.target] * 2, [place - 0.42, place + 0.42], color="0.15", lw=2)
-    axes.set_yticks(places, [f"{row.work}\nagainst {row.against}" for row in rows], fontsize="x-small")
+    axes.set_yticks(places, [f"{row.work}\nagainst {row.against}" for row in rows], fontsize="small")
     axes.set(xscale="log", xlabel=f"times as fast ({about['cpu']}, {about['threads']} threads)")
     axes.set_xlim(right=axes.get_xlim()[1] * 2)
     axes.axvline(1, color="0.15", lw=0.8)

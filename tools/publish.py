@@ -112,7 +112,8 @@ def _clean(output: nbformat.NotebookNode, number: int) -> nbformat.NotebookNode:
     if "execution_count" in output:
         output.execution_count = number
     if "metadata" in output:
-        output.metadata.clear()
+        alternative = output.metadata.get("image/png", {}).get("alt")
+        output.metadata = {"image/png": {"alt": alternative}} if alternative else {}
     return output
 
 

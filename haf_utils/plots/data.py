@@ -18,7 +18,7 @@ from haf_utils.folds import grouped_folds, official_folds
 from haf_utils.io.decoding import decoded
 from haf_utils.io.progress import bar
 from haf_utils.io.recordings import AudioError, decode, header
-from haf_utils.plots.style import CLASS_COLOURS, COLOURS, colour_labels
+from haf_utils.plots.style import CLASS_COLOURS, COLOURS, INK, colour_labels
 from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS, TOP_NAMES
 
 __all__ = ["audio_figure", "class_axis", "clip_figure", "concentration", "count_figure", "draw_spectrogram",
@@ -127,12 +127,12 @@ def count_figure(counts: Mapping[str, np.ndarray], title: str = "") -> Figure:
     for axes, (name, values) in zip(panels[0], counts.items(), strict=True):
         places, total = class_axis(axes), max(int(values.sum()), 1)
         bars = axes.barh(places, values, color=list(CLASS_COLOURS.values()), height=0.75)
-        axes.bar_label(bars, [f"{value:,}" for value in values], padding=2, fontsize="x-small", color="0.3")
+        axes.bar_label(bars, [f"{value:,}" for value in values], padding=2, fontsize="small", color="0.3")
         axes.set_xlim(0, 1.9 * max(values.max(), 1))
         for parent, top in enumerate(TOP_LEVELS):
             inside = parent == PARENT
             label = f"{TOP_NAMES[top]}\n{values[inside].sum():,} clips, {values[inside].sum() / total:.0%}"
-            look = {"ha": "right", "va": "center", "fontsize": "small", "color": COLOURS[top], "weight": "bold"}
+            look = {"ha": "right", "va": "center", "fontsize": "small", "color": INK[top], "weight": "bold"}
             axes.annotate(label, (0.99, places[inside].mean()), xycoords=axes.get_yaxis_transform(), **look)
         axes.set(xlabel=f"clips in {name} ({values.sum():,})")
     figure.suptitle(title, x=0.01, ha="left", weight="bold")
@@ -161,7 +161,7 @@ def audio_figure(clips: pd.DataFrame, window: float, title: str = "") -> Figure:
     places = class_axis(duration)
     _boxes(duration, clips["seconds"].clip(lower=1e-3), clips["code"], places)
     duration.axvline(window, color="0.2", ls="--", lw=1)
-    look = {"xycoords": ("data", "axes fraction"), "va": "bottom", "fontsize": "x-small"}
+    look = {"xycoords": ("data", "axes fraction"), "va": "bottom", "fontsize": "small"}
     duration.annotate(f" window {window:.3g} s", (window, 0.99), **look)
     duration.set(xscale="log", xlabel="duration (s)")
     duration.xaxis.set_major_formatter("{x:g}")
@@ -170,7 +170,7 @@ def audio_figure(clips: pd.DataFrame, window: float, title: str = "") -> Figure:
     level.set(xlabel=f"RMS level (dBFS), {len(decoded_clips):,} clips")
     rates = (clips["rate"] / 1000).value_counts().sort_index()
     rate.barh([f"{kilohertz:g}" for kilohertz in rates.index], rates, color="0.45")
-    rate.bar_label(rate.containers[0], [f"{count:,}" for count in rates], fontsize="x-small", padding=2)
+    rate.bar_label(rate.containers[0], [f"{count:,}" for count in rates], fontsize="small", padding=2)
     rate.set(xlabel="clips", ylabel="sampling rate (kHz)", xlim=(0, 1.25 * rates.max()))
     rate.grid(axis="y", visible=False)
     figure.suptitle(title, x=0.01, ha="left", weight="bold")
@@ -190,7 +190,7 @@ def uploader_figure(shares: pd.DataFrame, title: str = "") -> Figure:
     axes.barh(places, 100 * rest, left=100 * shares["largest"], color=colours, alpha=0.35, height=0.75)
     for place, (_, row) in zip(places, shares.iterrows(), strict=True):
         note = f"{row.uploaders:.0f} people, as diverse as {row.effective:.0f}"
-        axes.annotate(note, (101, place), va="center", fontsize="x-small", annotation_clip=False)
+        axes.annotate(note, (101, place), va="center", fontsize="small", annotation_clip=False)
     axes.axvline(50, color="0.2", ls="--", lw=1)
     axes.set(xlim=(0, 100), xlabel="share of the class (%): largest uploader (solid), next four (pale)", title=title)
     return figure
@@ -225,11 +225,11 @@ def spectrogram_wall(mels: Mapping[str, np.ndarray], seconds: float, title: str 
             mel = 2 * np.round(mels.get(code, np.full((BANDS, 0), FLOOR))[::-1, : 2 * width : 2] / 2)
             wall[row : row + BANDS, left : left + mel.shape[1]] = mel
             missing = "" if code in mels else " (none)"
-            axes.text(left, row - 3, code + missing, color=COLOURS[top], weight="bold", fontsize="small")
+            axes.text(left, row - 3, code + missing, color=INK[top], weight="bold", fontsize="small")
             axes.add_patch(Rectangle((left - 0.5, row - 0.5), width, BANDS, fill=False, ec=COLOURS[top], lw=1.2))
         name = TOP_NAMES[top].replace(" ", "\n")
         look = {"rotation": 90, "ha": "right", "va": "center", "fontsize": "small"}
-        axes.text(-gap, row + BANDS / 2, name, color=COLOURS[top], **look)
+        axes.text(-gap, row + BANDS / 2, name, color=INK[top], **look)
     image = axes.imshow(wall, aspect="auto", **MEL_COLOURS)
     scale = axes.inset_axes((0.66, 0.9, 0.3, 0.025))  # where the rows of few classes leave room
     figure.colorbar(image, cax=scale, orientation="horizontal", label="dB relative to the clip's loudest band")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from haf_utils.audio import to_float
 from haf_utils.plots.data import class_axis, draw_spectrogram
-from haf_utils.plots.style import AUDIO, CLASS_COLOURS, COLOURS, PERCENTAGES, TEXT
+from haf_utils.plots.style import AUDIO, CLASS_COLOURS, COLOURS, INK, PERCENTAGES, TEXT
 from haf_utils.taxonomy import CLASSES, PARENT, TOP_LEVELS
 
 __all__ = ["diversity_and_gain", "mistake_spectrograms", "posterior_card", "subset_scores", "view_curves"]
@@ -132,7 +132,7 @@ def posterior_card(
     for parent, top in enumerate(TOP_LEVELS):
         inside = parent == PARENT
         share = f"{100 * posterior[inside].sum():.0f} %"
-        bars.text(99, places[inside].mean(), share, ha="right", va="center", color=COLOURS[top], weight="bold")
+        bars.text(99, places[inside].mean(), share, ha="right", va="center", color=INK[top], weight="bold")
 
     for row, (name, values) in enumerate(members.iterrows()):
         best = values.idxmax()
@@ -142,7 +142,7 @@ def posterior_card(
         right = label >= 0 and best == CLASSES[label]
         decisions.text(1.03, -row, f"{best} {100 * values[best]:.0f} %{'  ✓' * right}", va="center", fontsize="small")
     decisions.set_yticks(-np.arange(len(members)), members.index, fontsize="small")
-    label = "fusion weights: audio (green), text (red); predicted class"
+    label = "fusion weights: audio (green), text (dark red); class"
     decisions.set(xlim=(0, 1.35), xticks=(0, 0.5, 1), xlabel=label)
     decisions.grid(visible=False)
     figure.suptitle(title, x=0.01, ha="left", weight="bold")

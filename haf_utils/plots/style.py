@@ -21,12 +21,13 @@ from haf_utils.metrics import confusion
 from haf_utils.profiles import REPOSITORY, profile
 from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS, TOP_NAMES
 
-__all__ = ["AUDIO", "CLASS_COLOURS", "COLOURS", "PERCENTAGES", "TEXT", "colour_labels", "confusion_matrix",
+__all__ = ["AUDIO", "CLASS_COLOURS", "COLOURS", "INK", "PERCENTAGES", "TEXT", "colour_labels", "confusion_matrix",
            "frame_top_levels", "learning_curves", "per_class_bars", "publish", "save", "style",
            "synthetic_note", "top_level_legend"]  # fmt: skip
 
-# One colour a top level (Okabe and Ito's colour-blind safe set), ordered so that lightness differs between neighbours.
-COLOURS: dict[str, str] = {"m": "#0072B2", "is": "#E69F00", "sp": "#882255", "fx": "#009E73", "ss": "#56B4E9"}
+# One colour a top level: the hues of Okabe and Ito's colour-blind safe set, at five lightnesses that can be told in grey.
+COLOURS: dict[str, str] = {"m": "#004F8F", "is": "#D08A00", "sp": "#5A1238", "fx": "#00805C", "ss": "#6FC0EE"}
+INK: dict[str, str] = COLOURS | {"is": "#8A5C00", "ss": "#1C709F"}  # of words: a contrast of 4.5 : 1 with white
 CLASS_COLOURS: dict[str, str] = {code: COLOURS[code.split("-")[0]] for code in CLASSES}
 AUDIO, TEXT = COLOURS["fx"], COLOURS["sp"]  # colours of the two modalities
 PERCENTAGES = {"cmap": "Greys", "vmin": 0, "vmax": 100, "square": True}  # look of a heat map
@@ -70,7 +71,7 @@ def save(figure: Figure, folder: str | Path, name: str) -> Figure:
 def publish(figure: Figure, folder: str | Path, name: str, finding: str) -> None:
     """Write `figure` with `save`, display and close it, and display `finding` below it: Markdown that states what the
     figure shows, also for those who cannot see it."""
-    display(save(figure, folder, name))
+    display(save(figure, folder, name), metadata={"image/png": {"alt": finding}})
     plt.close(figure)
     display(Markdown(finding))
 
@@ -80,7 +81,7 @@ def colour_labels(labels) -> None:
     for label in labels:
         top = label.get_text().split(" ")[0].split("-")[0]
         if top in COLOURS:
-            label.set_color(COLOURS[top])
+            label.set_color(INK[top])
             label.set_fontweight("bold")
 
 
@@ -107,7 +108,7 @@ def confusion_matrix(y_true, y_pred, title: str = "") -> Figure:
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     figure, axes = plt.subplots(figsize=(8.6, 7.6))
     written = np.where(share >= 0.05, np.round(100 * share).astype(int).astype(str), "")
-    look = {"annot": written, "fmt": "", "annot_kws": {"fontsize": 7}, "linewidths": 0.3, "linecolor": "0.9"}
+    look = {"annot": written, "fmt": "", "annot_kws": {"fontsize": 8}, "linewidths": 0.3, "linecolor": "0.9"}
     look["cbar_kws"] = {"label": "share of the true class (%)", "shrink": 0.6}
     sns.heatmap(pd.DataFrame(100 * share, CLASSES, CLASSES), ax=axes, **look, **PERCENTAGES)
     frame_top_levels(axes)

@@ -5,9 +5,12 @@ import matplotlib
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
 
-from haf_utils.plots.style import publish, synthetic_note
+from haf_utils.plots import style
+from haf_utils.plots.style import AUDIO, COLOURS, INK, TEXT, publish, synthetic_note
 from haf_utils.profiles import REPOSITORY
 
 
@@ -33,3 +36,27 @@ def test_a_published_figure_is_written_closed_and_followed_by_its_finding(tmp_pa
     publish(figure, tmp_path, "01_nothing", "Nothing is higher than nothing.")
     assert (tmp_path / "01_nothing.png").is_file() and not plt.fignum_exists(figure.number)
     assert "Markdown" in capsys.readouterr().out.splitlines()[-1]
+
+
+def luminance(colour):
+    """Relative luminance of WCAG 2, 0 (black) to 1."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
+
+
+def test_classes_can_be_told_in_grey():
+    lightness = sorted(116 * luminance(colour) ** (1 / 3) - 16 for colour in COLOURS.values())  # CIE L*, 0 to 100
+    assert min(np.diff(lightness)) > 10 and lightness[-1] < 80
+
+
+def test_coloured_words_stand_out_from_white():
+    assert INK.keys() == COLOURS.keys()
+    for colour in (*INK.values(), AUDIO, TEXT):
+        assert 1.05 / (luminance(colour) + 0.05) >= 4.5
+
+
+def test_a_published_figure_carries_its_finding_as_alternative_text(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(style, "display", lambda *args, **kwargs: shown.append(kwargs))
+    publish(plt.figure(), tmp_path, "01_nothing", "Bars rise.")
+    assert shown[0] == {"metadata": {"image/png": {"alt": "Bars rise."}}}

@@ -43,6 +43,15 @@ def test_outputs_are_taken_and_cells_numbered(pair):
     assert "papermill" not in published.metadata
 
 
+def test_the_text_of_an_image_is_kept_and_nothing_else_of_its_metadata(pair):
+    source, run, executed = pair
+    metadata = {"image/png": {"alt": "Bars rise.", "width": 3}, "other": 1}
+    run.cells[3].outputs = [new_output("display_data", {"image/png": "iVBORw0KGgo="}, metadata=metadata)]
+    nbformat.write(run, executed)
+    publish_notebook(source, executed)
+    assert nbformat.read(source, as_version=4).cells[2].outputs[0].metadata == {"image/png": {"alt": "Bars rise."}}
+
+
 def test_the_same_outputs_publish_as_the_same_bytes(pair):
     """pandas names every styled table at random, and its text is an address."""
     source, run, executed = pair
