@@ -346,13 +346,14 @@ def load_clap(checkpoint, tokenizer=None, device="cpu", precision: str = "fp32",
     path = _find(checkpoint)
     if path.is_dir():
         config, file = read_config(path / "config.json"), path / "model.safetensors"
+        file = file if file.is_file() else next(path.glob("pytorch_model.bin"), file)  # transformers' older files
         tokenizer = path if tokenizer is None else tokenizer
     else:
         config, file = ClapConfig(), path
     state = read_state(file) if file.suffix == ".safetensors" else read_state(safetensors_copy(file))
     network = ClapNetwork(config)
     expected = network.state_dict()
-    state = {name: expected[name] for name in expected if _derived(name) and name not in state} | state
+    state = {name: value for name, value in expected.items() if _derived(name) or name.startswith(_UNUSED)} | state
     match_state(state, expected, checkpoint)
     network.load_state_dict(state)
     device = torch.device(device)
@@ -362,7 +363,7 @@ def load_clap(checkpoint, tokenizer=None, device="cpu", precision: str = "fp32",
 def _find(checkpoint) -> Path:
     if str(checkpoint) in KNOWN:
         return _fetch(LAION, KNOWN[str(checkpoint)])
-    for path in (Path(checkpoint), REPOSITORY / checkpoint):
+    for path in (Path(checkpoint).expanduser(), REPOSITORY / checkpoint):
         if path.exists():
             return path
     raise CheckpointError(f"there is no checkpoint {str(checkpoint)!r}: give a folder, a file, or {', '.join(KNOWN)}")
@@ -387,6 +388,21 @@ def _fetch(repository: str, name: str) -> Path:
                 path.resolve().unlink()
                 raise CheckpointError(f"{path} is damaged: its SHA-256 is not {stated}; it was removed, try again")
     return path
+
+
+# No embedding depends on them, and transformers leaves them out.
+_UNUSED = ("audio_branch.tscam_conv.", "audio_branch.head.", "text_transform.", "audio_transform.")
+_TRANSFORMERS = {  # fields of ClapModel's configuration -> ClapConfig's
+    "audio_config": {
+        **{name: name for name in ("spec_size", "patch_size", "patch_stride", "depths")},
+        **{"patch_embeds_hidden_size": "htsat_dim", "num_attention_heads": "heads", "window_size": "attention_window"},
+    },
+    "text_config": {
+        **{"vocab_size": "vocab_size", "hidden_size": "text_dim", "num_hidden_layers": "text_layers"},
+        **{"num_attention_heads": "text_heads", "intermediate_size": "text_feedforward"},
+        "max_position_embeddings": "text_positions",
+    },
+}
 
 
 def _derived(name: str) -> bool:
@@ -415,6 +431,14 @@ def read_config(path) -> ClapConfig:
     """The ClapConfig that `save_clap` wrote. Raises CheckpointError."""
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
+        if values.get("model_type") == "clap":  # transformers writes what differs from its defaults, which are LAION's
+            found = {"embedding": values.get("projection_dim", ClapConfig.embedding)}
+            for part, names in _TRANSFORMERS.items():
+                found |= {
+                    ours: values[part][theirs] for theirs, ours in names.items() if theirs in values.get(part, {})
+                }
+            values = {"audio": {}} | found
+            values["patch_stride"] = np.ravel(values.get("patch_stride", ClapConfig.patch_stride)).tolist()[0]
         audio = AudioConfig(**values.pop("audio"))
         lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
         return ClapConfig(audio=audio, **{**values, **lists})

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 import torch
 from conftest import REPOSITORY, need_shared
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from benchmarks.alternatives import laion_clap
@@ -511,3 +512,39 @@ def test_real_size_in_laions_format_is_laion_clap_itself(tmp_path, monkeypatch):
     for embeddings in (audio, text):  # the weights tell clips and texts apart, so that the comparison means something
         distance = np.linalg.norm(embeddings[:, None] - embeddings[None], axis=2)
         assert np.sort(distance, axis=1)[:, 1].min() > 1e-4
+
+
+def test_a_folder_of_transformers_clap_model_gives_its_embeddings(tmp_path):
+    from transformers import ClapConfig as Theirs
+    from transformers import ClapModel
+
+    text = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text |= {"intermediate_size": 64, "max_position_embeddings": 90, "layer_norm_eps": 1e-5, "projection_dim": 64}
+    sound = {"patch_embeds_hidden_size": 32, "depths": [1, 2], "num_attention_heads": [2, 4], "hidden_size": 64}
+    sound |= {"patch_size": 8, "patch_stride": [8, 8], "window_size": 4, "projection_dim": 64, "spec_size": 256}
+    torch.manual_seed(0)
+    theirs = ClapModel(Theirs(text_config=text, audio_config=sound, projection_dim=64)).eval()
+    theirs.save_pretrained(tmp_path)
+    small_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    ours = load_clap(tmp_path)
+    tokens, waveforms = ours.tokenize(SENTENCES), torch.from_numpy(np.stack([noise(480_000, seed) for seed in (0, 1)]))
+    with torch.inference_mode():
+        mel = ours.network.log_mel(waveforms).transpose(1, 2)[:, None]
+        outputs = theirs.get_text_features(**tokens), theirs.get_audio_features(input_features=mel)
+        expected = [getattr(output, "pooler_output", output) for output in outputs]
+        found = ours.network.text_embedding(**tokens), ours.network.audio_embedding(waveforms)
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_allclose(torch.nn.functional.normalize(one, dim=-1), other, atol=2e-5)
+        assert (other[0] - other[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    "wrapper", ["model.", "module.model.", "_orig_mod.", "clap_model.", "net.", "module.clap_model."]
+)
+def test_checkpoints_in_the_usual_wrappers_are_read(mini, tmp_path, monkeypatch, wrapper):
+    save_clap(mini.network, mini.tokenizer, tmp_path)
+    state = {f"{wrapper}{name}": value for name, value in mini.network.state_dict().items()}
+    save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "model.safetensors")
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    again = load_clap(f"~/{tmp_path.name}").network.state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in mini.network.state_dict().items())

@@ -12,6 +12,7 @@ import hashlib
 import io
 import os
 import pickle
+import re
 import types
 import warnings
 import zipfile
@@ -30,6 +31,24 @@ __all__ = ["CheckpointError", "load_training", "match_state", "read_pickle", "re
 
 # Pickled by torch.save in its old format, before a zip archive became the default (torch.serialization.MAGIC_NUMBER).
 _OLD_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+
+
+# What others wrap a network in: (Distributed)DataParallel, Lightning, torch.compile, laion-clap's CLAP_Module.
+_WRAPPERS = re.compile(r"^(?:(?:module|model|_orig_mod|clap_model|net)\.)+")
+# Names of transformers' ClapModel -> LAION's, in turn (its convert_clap_original_pytorch_to_hf.py, reversed).
+_TRANSFORMERS = {
+    r"^text_model\.": "text_branch.",
+    r"^audio_model\.audio_encoder\.": "audio_branch.",
+    r"^(audio_branch\..*)attention\.output\.dense": r"\1attn.proj",
+    r"^(audio_branch\..*)attention\.self\.": r"\1attn.",
+    r"^(audio_branch\..*)intermediate\.dense": r"\1mlp.fc1",
+    r"^(audio_branch\..*)output\.dense": r"\1mlp.fc2",
+    r"layernorm_before": "norm1",
+    r"layernorm_after": "norm2",
+    r"^audio_branch\.batch_norm": "audio_branch.bn0",
+    r"_projection\.linear1": "_projection.0",
+    r"_projection\.linear2": "_projection.2",
+}
 
 
 class CheckpointError(ValueError):
@@ -113,8 +132,8 @@ def _kind(start: bytes) -> str:
 def read_state(path) -> dict[str, torch.Tensor]:
     """The weights in a checkpoint of either format, under CLAP's own names.
 
-    From LAION's: `state_dict` taken out, the prefix ``module.`` and ``position_ids`` removed. Raises CheckpointError,
-    also for weights that are not finite.
+    `state_dict` (or what others call it) is taken out, the names of wrappers and ``position_ids`` are removed, those of
+    transformers' ClapModel translated. Raises CheckpointError, also for weights that are not finite.
     """
     path = Path(path)
     content: object
@@ -127,16 +146,36 @@ def read_state(path) -> dict[str, torch.Tensor]:
             raise CheckpointError(f"{path} is damaged, cut short or no safetensors file: {error}") from error
     else:
         content = read_pickle(path)
-    state = content.get("state_dict", content) if isinstance(content, Mapping) else None
+    state = content if isinstance(content, Mapping) else None
+    for key in ("state_dict", "model_state_dict", "model", "net") if state else ():
+        state = state[key] if isinstance(state.get(key), Mapping) else state
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(f"{path} holds a {type(content).__name__} without weights")
     if wrong := [name for name, value in state.items() if not (isinstance(name, str) and torch.is_tensor(value))]:
         raise CheckpointError(f"{path} holds no state dict: {wrong[0]!r} is no tensor")
     if wrong := [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]:
         raise CheckpointError(f"{path} holds weights that are not finite, first {wrong[0]}: it cannot be used")
-    state = {name.removeprefix("module."): value for name, value in state.items()}
-    state.pop("text_branch.embeddings.position_ids", None)
-    return state
+    plain = {_WRAPPERS.sub("", name): value for name, value in state.items()}
+    if len(plain) < len(state):
+        raise CheckpointError(f"{path} holds several networks under different names: save one of them alone")
+    if any(name.startswith("audio_model.audio_encoder.") for name in plain):
+        plain = _from_transformers(plain)
+    for name in ("position_ids", "token_type_ids"):
+        plain.pop(f"text_branch.embeddings.{name}", None)
+    return plain
+
+
+def _from_transformers(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights of a ClapModel under LAION's names; query, key and value of HTSAT's attention are one matrix there."""
+    found = {}
+    for name, value in state.items():
+        for theirs, ours in _TRANSFORMERS.items():
+            name = re.sub(theirs, ours, name)
+        found[name] = value
+    for name in [name for name in found if "attn.query" in name]:
+        parts = [found.pop(name.replace("query", part)) for part in ("query", "key", "value")]
+        found[name.replace("query", "qkv")] = torch.cat(parts)
+    return found
 
 
 def match_state(state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path) -> None:
@@ -163,7 +202,9 @@ def _advice(state: Mapping[str, torch.Tensor]) -> str:
         return "It is a fusion checkpoint (four mel channels); this project uses unfused ones: 630k or 630k-audioset."
     patches = state.get("audio_branch.patch_embed.proj.weight")
     if patches is None:
-        return "It is no CLAP with an HTSAT audio branch."
+        branches = any(name.startswith(("audio_branch.", "text_branch.", "audio_encoder.")) for name in state)
+        kind = "It is a CLAP, but has no HTSAT audio branch" if branches else "It is no CLAP with an HTSAT audio branch"
+        return f"{kind}: its weights are called {', '.join(list(state)[:3])}, …"
     if "text_branch.embeddings.word_embeddings.weight" not in state:
         return "Its text branch is not RoBERTa."
     model = {96: "tiny", 128: "base", 256: "large"}.get(patches.shape[0])
