@@ -99,7 +99,10 @@ def download(name: str, folder: Path, only: Iterable[str] = (), keep: bool = Fal
     """Fetch and unpack a dataset of Zenodo or NSynth; what download.json says is finished is left alone."""
     if folder.is_dir():
         remove_leftovers(folder)
-    stated, done = _read_state(folder)
+    stated, done, kept = _read_state(folder)
+    keep |= kept
+    if not keep:  # a kill or an error may have come between
+        _remove_archives(folder, done)
     pending = [file for file in select(stated, only) if file not in done] if stated else None
     if pending == []:
         print(f"{folder}: everything is there")
@@ -125,18 +128,23 @@ def download(name: str, folder: Path, only: Iterable[str] = (), keep: bool = Fal
 def _download(
     folder: Path, stated: list[RemoteFile], done: list[RemoteFile], pending: list[RemoteFile], keep: bool
 ) -> None:
-    _write_state(folder, stated, done)
+    _write_state(folder, stated, done, keep)
     for target in dict.fromkeys(file.folder for file in pending):
         files = [file for file in pending if file.folder == target]
         paths = [fetch(file, folder) for file in files]
         done = done + files
         # Before the folder gets its name: what is noted and absent is not there yet, so that no kill parts the two.
-        _write_state(folder, stated, done)
+        _write_state(folder, stated, done, keep)
         if target:
             unpack(next(path for path in paths if path.suffix in (".zip", ".gz")), folder, target)
-        if target and not keep:
-            for path in paths:
-                path.unlink()
+        if not keep:
+            _remove_archives(folder, files)
+
+
+def _remove_archives(folder: Path, files: list[RemoteFile]) -> None:
+    for file in files:
+        if file.folder:
+            (folder / file.name).unlink(missing_ok=True)
 
 
 def _say_and_check(folder: Path, pending: list[RemoteFile], keep: bool) -> None:
@@ -160,26 +168,27 @@ def _say_and_check(folder: Path, pending: list[RemoteFile], keep: bool) -> None:
     check_space(folder, need)
 
 
-def _read_state(folder: Path) -> tuple[list[RemoteFile], list[RemoteFile]]:
-    """What the source stated at the last run, and which of it is finished and still in place."""
+def _read_state(folder: Path) -> tuple[list[RemoteFile], list[RemoteFile], bool]:
+    """What the source stated at the last run, which of it is finished and still in place, and whether archives stay."""
     path = folder / "download.json"
     if not path.exists():
-        return [], []
+        return [], [], False
     try:
-        rows = json.loads(path.read_text("utf-8"))["files"]
+        content = json.loads(path.read_text("utf-8"))
+        rows, kept = content["files"], content.get("keep", True)  # unknown of older versions
         finished = [row.pop("done") for row in rows]
         stated = [RemoteFile(**row) for row in rows]
-    except (ValueError, KeyError, TypeError) as error:
+    except (AttributeError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is damaged ({error}): move it and the folders beside it away and run the command again"
         ) from error
     done = [f for f, ready in zip(stated, finished, strict=True) if ready and (folder / (f.folder or f.name)).exists()]
-    return stated, done
+    return stated, done, kept
 
 
-def _write_state(folder: Path, stated: list[RemoteFile], done: list[RemoteFile]) -> None:
+def _write_state(folder: Path, stated: list[RemoteFile], done: list[RemoteFile], keep: bool) -> None:
     rows = [asdict(file) | {"done": file in done} for file in stated]
-    write_json(folder / "download.json", {"files": rows})
+    write_json(folder / "download.json", {"files": rows, "keep": keep})
 
 
 def download_clap(folder: Path | None, only: Iterable[str] = ()) -> list[Path]:

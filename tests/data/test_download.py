@@ -185,6 +185,35 @@ def test_unknown_part_and_foreign_folder(bsd10k, tmp_path, capsys):
 def test_keep_leaves_the_archives(bsd10k, tmp_path):
     assert download.main(["bsd10k", "--to", str(tmp_path), "--only", "metadata", "--keep"]) == 0
     assert (tmp_path / "metadata.zip").exists() and (tmp_path / "metadata" / "BST_description.csv").exists()
+    assert download.main(["bsd10k", "--to", str(tmp_path)]) == 0
+    assert (tmp_path / "metadata.zip").exists(), "who kept archives keeps them"
+
+
+def test_a_kill_right_after_a_folder_has_its_name_blocks_nothing(bsd10k, tmp_path, monkeypatch):
+    def die(*arguments):
+        unpack(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "unpack", die)
+        assert download.main(["bsd10k", "--to", str(tmp_path)]) == 130
+    assert list(tmp_path.glob("*.zip"))
+    assert download.main(["bsd10k", "--to", str(tmp_path)]) == 0 and not list(tmp_path.glob("*.zip"))
+
+
+@pytest.mark.parametrize("page", [b"<html>down</html>", b"[]", b'{"message": "busy"}', b'{"files": [{"key": "a"}]}'])
+def test_an_answer_that_is_no_list_of_files_is_a_sentence(bsd10k, tmp_path, capsys, page):
+    bsd10k.files[f"/api/records/{download.RECORDS['bsd10k']}"] = page
+    assert download.main(["bsd10k", "--to", str(tmp_path)]) == 1
+    assert "answers without a list of files" in capsys.readouterr().err
+
+
+def test_a_proxy_that_needs_a_package_is_said(tmp_path, monkeypatch, capsys):
+    def refuse(*_, **__):
+        raise ImportError("Using SOCKS proxy, but the 'socksio' package is not installed")
+
+    monkeypatch.setattr(download, "hf_hub_download", refuse)
+    assert download.main(["clap"]) == 1 and "pip install pysocks socksio" in capsys.readouterr().err
 
 
 def test_too_large_for_the_disk_fetches_nothing(site, tmp_path, capsys):
