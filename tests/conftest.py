@@ -61,3 +61,33 @@ def tiny(tmp_path_factory):
     from haf_utils.experiment.workspace import workspace
 
     return workspace(profile="tiny", runs=str(tmp_path_factory.mktemp("runs")))
+
+
+@pytest.fixture(autouse=True)
+def readable(request, monkeypatch):
+    """Each figure that a test of the figures draws can be read: no word is smaller than 8 points."""
+    if request.path.parent.name != "plots":
+        yield
+        return
+    import matplotlib
+    import matplotlib.pyplot as plt
+    from matplotlib.text import Text
+
+    from haf_utils.plots.style import style
+
+    close, found = plt.close, []
+
+    def checked(which=None):
+        for number in plt.get_fignums():
+            words = [
+                text for text in plt.figure(number).findobj(Text) if text.get_visible() and text.get_text().strip()
+            ]
+            found.extend(f"{text.get_text()}: {text.get_fontsize():.1f}" for text in words if text.get_fontsize() < 8)
+        close(which)
+
+    monkeypatch.setattr(plt, "close", checked)
+    with matplotlib.rc_context():
+        style()
+        yield
+        checked("all")
+    assert not found, found[:5]
