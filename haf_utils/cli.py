@@ -162,7 +162,7 @@ def _predict(given) -> int:
         print(f"ours, without words alone: {', '.join(Path(run).name for run in runs)}")
     from haf_utils.experiment import predict as predicting
     from haf_utils.experiment.workspace import caveat
-    from haf_utils.io.files import atomic_write
+    from haf_utils.io.files import atomic_write, inert
 
     texts = predicting.read_texts(given.metadata) if given.metadata else {}
     paths = predicting.find_recordings(recordings)
@@ -172,7 +172,7 @@ def _predict(given) -> int:
     if given.out:  # before anything is printed, as whoever reads that may stop reading
         options = {"index": False, "float_format": "%.6f", "errors": "surrogateescape"}  # names that are not UTF-8
         try:
-            atomic_write(given.out, lambda path: table.to_csv(path, **options))
+            atomic_write(given.out, lambda path: table.assign(file=inert(table["file"])).to_csv(path, **options))
         except OSError as error:  # the work is done: it is printed all the same
             unwritten = error
     for _, row in table.iterrows():

@@ -18,7 +18,7 @@ from haf_utils.captions import add_text
 from haf_utils.config import FOLDS, SPLITS
 from haf_utils.datasets import load_bsd, load_evaluation, load_features, without
 from haf_utils.folds import PARTS, grouped_folds, official_folds
-from haf_utils.io.files import atomic_write
+from haf_utils.io.files import atomic_write, inert
 from haf_utils.io.store import AudioStore, build_store
 
 __all__ = ["Corpus", "load_corpus"]
@@ -134,7 +134,8 @@ def load_corpus(dataset: str, extra: str = "", evaluation: str = "", stores: str
         for origin, root, table in parts:
             built[origin] = build_store(table, Path(stores) / Path(root).resolve().name, sample_rate, prepare)
         lost = pd.concat([store.lost.assign(origin=origin) for origin, store in built.items()], ignore_index=True)
-        atomic_write(Path(stores) / "lost.csv", lambda path: lost.to_csv(path, index=False, errors="surrogateescape"))
+        safe = lost.apply(inert)
+        atomic_write(Path(stores) / "lost.csv", lambda path: safe.to_csv(path, index=False, errors="surrogateescape"))
     else:
         loaded = [load_features(root, table["sound_id"]) for _, root, table in parts]
         for (_, root, _), arrays in zip(parts, loaded, strict=True):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["atomic_write", "lives", "read_npz", "remove_leftovers", "state", "walk", "write_json"]
+__all__ = ["atomic_write", "inert", "lives", "read_npz", "remove_leftovers", "state", "walk", "write_json"]
 
 
 def atomic_write(path: str | os.PathLike, write: Callable[[Path], object], size: int = 0) -> None:
@@ -87,6 +87,11 @@ def walk(folder: Path | str) -> Iterator[Path]:
             continue
         seen.add(os.path.realpath(place))
         yield from (Path(place, name) for name in sorted(files))
+
+
+def inert(texts):
+    """A Series of texts for a CSV file: an apostrophe stands before what a spreadsheet would take for a formula."""
+    return texts.str.replace(r"^(?=[=+@\t\r-])", "'", regex=True)
 
 
 def write_json(path: Path | str, content: dict) -> None:

@@ -21,7 +21,7 @@ from haf_utils.io.recordings import AudioError, decode, header
 from haf_utils.plots.style import CLASS_COLOURS, COLOURS, INK, colour_labels
 from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS, TOP_NAMES
 
-__all__ = ["audio_figure", "class_axis", "clip_figure", "concentration", "count_figure", "draw_spectrogram",
+__all__ = ["audio_figure", "class_axis", "clip_figure", "concentration", "count_figure", "draw_spectrogram", "drawable",
            "folds_to_show", "gap_figure", "headers", "levels", "load_excerpt", "mel_decibels", "sound_profile",
            "spectrogram_wall", "split_figure", "token_figure", "uploader_figure"]  # fmt: skip
 
@@ -249,7 +249,7 @@ def draw_spectrogram(axes: Axes, samples: np.ndarray, rate: int, title: str = ""
     ticks, centres = [100, 500, 1000, 2000, 4000, 8000], mel_frequencies(BANDS + 2, fmin=LOW, fmax=HIGH)[1:-1]
     axes.set_yticks(np.interp(ticks, centres, range(BANDS)), [f"{tick / 1000:g}" for tick in ticks])
     axes.set(xlabel="time (s)", ylabel="frequency (kHz)")
-    axes.set_title(title, fontsize="small")
+    axes.set_title(drawable(title), fontsize="small")
     axes.grid(visible=False)
 
 
@@ -260,9 +260,8 @@ def clip_figure(clip: pd.Series, samples: np.ndarray | None, rate: int) -> Figur
     wave, spectrogram = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[1, 0])
     card = figure.add_subplot(grid[:, 1])
     card.axis("off")
-    # No `parse_math`, since titles may contain dollar signs.
-    text = _drawable("\n".join(f"{name}: {value}" for name, value in describe(clip).items()))
-    card.text(0, 1, text, va="top", fontsize="small", wrap=True, parse_math=False, transform=card.transAxes)
+    text = drawable("\n".join(f"{name}: {value}" for name, value in describe(clip).items()))
+    card.text(0, 1, text, va="top", fontsize="small", wrap=True, transform=card.transAxes)
     if samples is None:
         for axes in (wave, spectrogram):
             axes.set(xticks=[], yticks=[])
@@ -278,14 +277,16 @@ def clip_figure(clip: pd.Series, samples: np.ndarray | None, rate: int) -> Figur
         wave.tick_params(labelbottom=False)
         draw_spectrogram(spectrogram, samples, rate)
     name = NAMES.get(clip["code"], "class unknown")
-    figure.suptitle(f"Clip {clip['sound_id']}: {clip['code']} {name}", x=0.01, ha="left", weight="bold")
+    figure.suptitle(drawable(f"Clip {clip['sound_id']}: {clip['code']} {name}"), x=0.01, ha="left", weight="bold")
     return figure
 
 
-def _drawable(text: str) -> str:
-    """Text with a box for each character that the font lacks, since matplotlib would warn for each."""
+def drawable(text: str) -> str:
+    """Text of strangers for a figure: no formula, and a box for each character that the font lacks, since matplotlib
+    would warn for each."""
     font = get_font(findfont("DejaVu Sans"))  # comes with matplotlib
-    return "".join(sign if sign == "\n" or font.get_char_index(ord(sign)) else "□" for sign in text)
+    drawn = "".join(sign if sign == "\n" or font.get_char_index(ord(sign)) else "□" for sign in text)
+    return drawn.replace("$", r"\$")
 
 
 def describe(clip: pd.Series, width: int = 240) -> dict[str, str]:

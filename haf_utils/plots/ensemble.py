@@ -9,7 +9,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from haf_utils.audio import to_float
-from haf_utils.plots.data import class_axis, draw_spectrogram
+from haf_utils.plots.data import class_axis, draw_spectrogram, drawable
 from haf_utils.plots.style import AUDIO, CLASS_COLOURS, COLOURS, INK, PERCENTAGES, TEXT
 from haf_utils.taxonomy import CLASSES, PARENT, TOP_LEVELS
 
@@ -145,5 +145,5 @@ def posterior_card(
     label = "fusion weights: audio (green), text (dark red); class"
     decisions.set(xlim=(0, 1.35), xticks=(0, 0.5, 1), xlabel=label)
     decisions.grid(visible=False)
-    figure.suptitle(title, x=0.01, ha="left", weight="bold")
+    figure.suptitle(drawable(title), x=0.01, ha="left", weight="bold")
     return figure

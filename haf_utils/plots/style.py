@@ -4,6 +4,7 @@ A figure's title states its finding; axes carry units; classes are coloured by t
 lightness, so that figures can be read in grey.
 """
 
+import re
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -22,10 +23,10 @@ from haf_utils.profiles import REPOSITORY, profile
 from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS, TOP_NAMES
 
 __all__ = ["AUDIO", "CLASS_COLOURS", "COLOURS", "INK", "PERCENTAGES", "TEXT", "colour_labels", "confusion_matrix",
-           "frame_top_levels", "learning_curves", "per_class_bars", "publish", "save", "style",
+           "frame_top_levels", "learning_curves", "literal", "per_class_bars", "publish", "save", "style",
            "synthetic_note", "top_level_legend"]  # fmt: skip
 
-# One colour a top level: the hues of Okabe and Ito's colour-blind safe set, at five lightnesses that can be told in grey.
+# One colour a top level: the hues of Okabe and Ito's colour-blind safe set, at five lightnesses for grey print.
 COLOURS: dict[str, str] = {"m": "#004F8F", "is": "#D08A00", "sp": "#5A1238", "fx": "#00805C", "ss": "#6FC0EE"}
 INK: dict[str, str] = COLOURS | {"is": "#8A5C00", "ss": "#1C709F"}  # of words: a contrast of 4.5 : 1 with white
 CLASS_COLOURS: dict[str, str] = {code: COLOURS[code.split("-")[0]] for code in CLASSES}
@@ -44,6 +45,12 @@ def style() -> None:
         "axes.titleweight": "bold",
         "figure.constrained_layout.use": True,
     }
+
+
+def literal(text: str) -> str:
+    """Text of strangers (titles, labels, captions) as Markdown that shows it as it is: no HTML, link or formula."""
+    signs = re.sub(r"[^\w\s]|_", lambda sign: f"&#{ord(sign[0])};", " ".join(text.split()))
+    return signs.replace("&#36;", "<span>&#36;</span>")  # no formula goes beyond an element
 
 
 def synthetic_note(space) -> str:

@@ -1,3 +1,5 @@
+import html
+import re
 from types import SimpleNamespace
 
 import matplotlib
@@ -6,12 +8,18 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
+from nbconvert.filters import markdown2html
 
+from haf_utils.io.files import inert
 from haf_utils.plots import style
-from haf_utils.plots.style import AUDIO, COLOURS, INK, TEXT, publish, synthetic_note
+from haf_utils.plots.data import clip_figure
+from haf_utils.plots.ensemble import posterior_card
+from haf_utils.plots.style import AUDIO, COLOURS, INK, TEXT, literal, publish, synthetic_note
 from haf_utils.profiles import REPOSITORY
+from haf_utils.taxonomy import CLASSES
 
 
 def space(dataset, profile="mini"):
@@ -60,3 +68,27 @@ def test_a_published_figure_carries_its_finding_as_alternative_text(tmp_path, mo
     monkeypatch.setattr(style, "display", lambda *args, **kwargs: shown.append(kwargs))
     publish(plt.figure(), tmp_path, "01_nothing", "Bars rise.")
     assert shown[0] == {"metadata": {"image/png": {"alt": "Bars rise."}}}
+
+
+STRANGE = ["$100 and $$", "a_b*c* $\\frac{", "<script>alert(1)</script>", "[x](javascript:alert(1))", "# h\n- item",
+           "![i](http://x/y.png)", "<img src=x onerror=a(1)>", "`a` | <https://x.y>", "$\\bad$ & $x"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", STRANGE)
+def test_text_of_strangers_is_shown_as_it_is(text, tmp_path):
+    shown = markdown2html(f"- {literal(text)}\n")
+    assert not re.search(r"<(?!/?(?:ul|li|p|span)\b)", shown), shown
+    assert html.unescape(re.sub(r"<[^>]*>", "", shown)).strip() == " ".join(text.split())
+    clip = pd.Series({"sound_id": text, "code": "fx-o", "title": text, "tags": text, "text": text})
+    figures = [clip_figure(clip, np.full(16_000, 0.1, np.float32), 8_000)]
+    members = pd.DataFrame([np.full(23, 1 / 23)], ["one"], list(CLASSES))
+    weights = pd.DataFrame([(0.5, 0.5)], ["one"], ["audio", "text"])
+    figures.append(posterior_card(np.full(23, 1 / 23), members, weights, 0, text))
+    for figure in figures:
+        style.save(figure, tmp_path, "a")
+        plt.close(figure)
+
+
+def test_formulas_do_not_reach_a_spreadsheet():
+    found = inert(pd.Series(["=1+1", "+cmd|x", "@x", "-2", "\t=1", "rain = wet", ""], dtype=object)).tolist()
+    assert found == ["'=1+1", "'+cmd|x", "'@x", "'-2", "'\t=1", "rain = wet", ""]
