@@ -107,7 +107,7 @@ def concentration(table: pd.DataFrame) -> pd.DataFrame:
 def class_axis(axes: Axes, names: bool = True) -> np.ndarray:
     """Classes from top to bottom in taxonomy order, top levels as bands -> y coordinate of each class (23,)."""
     places = -(np.arange(len(CLASSES)) + 0.6 * PARENT)  # a gap between top levels
-    axes.set_yticks(places, [f"{code}  {NAMES[code]}" if names else code for code in CLASSES])
+    axes.set_yticks(places, [f"{NAMES[code]} ({code})" if names else code for code in CLASSES])
     axes.set_ylim(places[-1] - 0.7, 0.7)
     axes.grid(axis="y", visible=False)
     for parent, top in enumerate(TOP_LEVELS):
@@ -276,8 +276,8 @@ def clip_figure(clip: pd.Series, samples: np.ndarray | None, rate: int) -> Figur
         wave.set(xlim=(0, end), ylim=(-1.05, 1.05), ylabel="amplitude")
         wave.tick_params(labelbottom=False)
         draw_spectrogram(spectrogram, samples, rate)
-    name = NAMES.get(clip["code"], "class unknown")
-    figure.suptitle(drawable(f"Clip {clip['sound_id']}: {clip['code']} {name}"), x=0.01, ha="left", weight="bold")
+    name = f"{NAMES[clip['code']]} ({clip['code']})" if clip["code"] in NAMES else "class unknown"
+    figure.suptitle(drawable(f"Clip {clip['sound_id']}: {name}"), x=0.01, ha="left", weight="bold")
     return figure
 
 

@@ -84,9 +84,9 @@ def publish(figure: Figure, folder: str | Path, name: str, finding: str) -> None
 
 
 def colour_labels(labels) -> None:
-    """Colour tick labels that start with a class code or a top-level code by their top level."""
+    """Colour tick labels that start or end with a class code or a top-level code, "Animals (fx-a)", by top level."""
     for label in labels:
-        top = label.get_text().split(" ")[0].split("-")[0]
+        top = label.get_text().rpartition("(")[2].rstrip(")").split(" ")[0].split("-")[0]
         if top in COLOURS:
             label.set_color(INK[top])
             label.set_fontweight("bold")
@@ -156,7 +156,7 @@ def per_class_bars(values: pd.Series, title: str = "", label: str = "hF (%)", lo
     if low is not None and high is not None:
         ends = np.array([low.reindex(CLASSES), high.reindex(CLASSES)], dtype=float)
         axes.errorbar(numbers, places, xerr=np.abs(ends - numbers), fmt="none", ecolor="0.2", elinewidth=1)
-    axes.set_yticks(places, [f"{code}  {NAMES[code]}" for code in CLASSES])
+    axes.set_yticks(places, [f"{NAMES[code]} ({code})" for code in CLASSES])
     axes.set(xlabel=label, title=title, ylim=(-0.7, len(CLASSES) - 0.3))
     axes.grid(axis="y", visible=False)
     top_level_legend(axes, loc="upper left", bbox_to_anchor=(1, 1))

@@ -66,7 +66,7 @@ def data_explorer(table: pd.DataFrame, sound_id: str = "") -> ipywidgets.VBox:
     if sound_id and sound_id not in clips.index:
         raise ValueError(f"sound_id={sound_id!r} is not in the table")
     for code in [code for code in CLASSES if (table["code"] == code).any()]:
-        rows, name = table[table["code"] == code], f"{code}  {NAMES[code]}"
+        rows, name = table[table["code"] == code], f"{NAMES[code]} ({code})"
         rows = rows.sort_values("sound_id", key=lambda ids: ids != sound_id, kind="stable").head(LISTED)
         titles = rows["sound_id"] + "  " + rows["title"].str.slice(0, 60)
         groups[name] = list(zip(titles, rows["sound_id"], strict=True))

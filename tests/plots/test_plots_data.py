@@ -164,7 +164,8 @@ def test_the_explorer_shows_and_plays_the_chosen_clip(table, monkeypatch, capsys
     shown = []
     monkeypatch.setattr(widgets, "display", shown.append)
     classes, clips = data_explorer(table, "2").children[0].children
-    assert [name.split()[0] for name in classes.options] == ["m-sp", "fx-o"] and classes.value.startswith("m-sp")
+    assert list(classes.options) == ["Solo percussion (m-sp)", "Objects / House appliances (fx-o)"]
+    assert classes.value == classes.options[0]
     assert clips.value == "2" and sorted(sound_id for _, sound_id in clips.options) == ["1", "2"]
     figure, player = shown
     assert "Clip 2" in figure.get_suptitle() and soundfile.info(io.BytesIO(player.data)).samplerate == 48000
@@ -181,7 +182,7 @@ def test_the_explorer_lists_the_clip_it_begins_with_and_no_more_than_its_limit(t
     monkeypatch.setattr(widgets, "LISTED", 1)
     monkeypatch.setattr(widgets, "display", lambda shown: None)
     classes, clips = data_explorer(table, "4").children[0].children
-    assert classes.value.startswith("fx-o") and [sound_id for _, sound_id in clips.options] == ["4"]
+    assert classes.value.endswith("(fx-o)") and [sound_id for _, sound_id in clips.options] == ["4"]
     assert data_explorer(table).children[0].children[1].value == "1"
 
 

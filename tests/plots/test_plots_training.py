@@ -51,7 +51,7 @@ def test_the_card_of_a_clip_shows_each_decision_and_frames_the_true_class(audio)
     assert f"{CLASSES[3]} 70 %  ✓" in shown and f"{CLASSES[7]} 70 %" in shown and f"{CLASSES[7]} 70 %  ✓" not in shown
     assert ("no audio" in shown) == (not audio)
     framed = [label.get_text() for label in figure.axes[1].get_yticklabels() if label.get_bbox_patch()]
-    assert len(framed) == 1 and framed[0].startswith(CLASSES[3] + " ")
+    assert len(framed) == 1 and framed[0].endswith(f"({CLASSES[3]})")
 
 
 def test_top_levels_are_framed_in_the_confusion_matrix():
