@@ -19,7 +19,7 @@ $(if $(strip $(UNKNOWN)),$(error unknown variable $(strip $(UNKNOWN)): there are
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= -1
 
-.PHONY: help install run settings test test-fast test-slow lab site figures bench lint types clean clean-runs
+.PHONY: help install run settings test test-fast test-slow test-faults lab site figures bench lint types clean clean-runs
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -61,6 +61,9 @@ test-fast: install  ## the tests of the method alone (under a minute)
 
 test-slow: install  ## the tests that `make test` leaves out
 	@$(PYTEST) -m slow $(ARGS)
+
+test-faults: install  ## kills, errors, damage and hostile input; prints what was tried, handled, lost (ARGS="--kills 100")
+	@$(BIN)/python tests/faults $(ARGS)
 
 lab: install  ## open JupyterLab on a working copy of the notebooks, in work/, which git does not see
 	@$(BIN)/python -m tools.lab $(ARGS)

@@ -36,6 +36,9 @@ class RemoteFile:
             if name in (".", "..") or "/" in name or "\\" in name:
                 raise ValueError(f"the source names a file {self.name!r}, which is not a plain file name: refused")
 
+        if self.checksum and not re.fullmatch(r"\w+:[0-9a-f]+", self.checksum):
+            raise ValueError(f"the source states {self.checksum!r} as checksum of {self.name}: refused")
+
     @property
     def folder(self) -> str:
         """The folder that the archive unpacks to (parts of a split archive share it); "" for a file of its own."""
