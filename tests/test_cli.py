@@ -1,12 +1,15 @@
 """The command line answers at once, names what is wrong in one sentence, and keeps to its exit codes."""
 
+import os
 import subprocess
 import sys
+import tempfile
 
 import pytest
 from conftest import HAF
 
 from haf_utils import cli
+from haf_utils.io.progress import adapt
 
 HEAVY = "torch", "sklearn", "scipy", "librosa", "transformers", "matplotlib"
 
@@ -19,6 +22,7 @@ def heavy_after(*arguments: str) -> tuple[str, list[str]]:
     """The last line that a command leaves in a new process, and which slow packages it has imported."""
     program = f"""
 import sys
+import tempfile
 from haf_utils.cli import main
 try:
     code = main({list(arguments)})
@@ -104,3 +108,38 @@ def test_the_options_of_a_cluster_are_the_fields_of_slurm():
         default = fields[name].default
         assert type(default) is kind
         assert ("default" in text) == bool(default) and (not default or f"default: {default:g}" in text)
+
+
+def test_a_terminal_without_the_letters_gets_escapes(tmp_path):
+    (tmp_path / "ж.csv").write_text("id\n1\n", "utf-8")
+    done = subprocess.run(
+        [HAF, "submission", "check", str(tmp_path / "ж.csv")],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "latin-1"},
+    )
+    assert done.returncode == 1 and b"\\u0436.csv" in done.stdout and not done.stderr
+
+
+def test_a_user_without_a_home_gets_an_empty_one(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "")
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    adapt()
+    assert os.environ["HOME"].startswith(str(tmp_path)) and os.path.isdir(os.environ["HOME"])
+
+
+def test_the_tilde_is_expanded_where_a_shell_leaves_it(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cli.main(["submission", "check", "~/absent.csv", "--ids=~/ids.csv"]) == 2
+    assert f"{tmp_path}/ids.csv" in capsys.readouterr().err
+
+
+def test_a_cache_that_cannot_be_made_is_a_sentence_with_its_remedy(monkeypatch, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    (tmp_path / "data/audio").mkdir(parents=True)
+    (tmp_path / "data/audio/1.wav").touch()
+    (tmp_path / "data/BSD10k_metadata.csv").write_text("sound_id,class,uploader,title,tags\n1,fx-o,u,t,\n")
+    assert cli.main(["validate", str(tmp_path / "data")]) == 2
+    assert "pass --manifest FILE, or set XDG_CACHE_HOME" in capsys.readouterr().err

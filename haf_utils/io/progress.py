@@ -4,7 +4,9 @@ In a batch run (papermill, a Slurm log) a bar would leave dozens of half-drawn o
 which `make run` sets, prints one line a step instead.
 """
 
+import atexit
 import os
+import shutil
 import sys
 import tempfile
 
@@ -24,6 +26,7 @@ def adapt() -> None:
             stream.reconfigure(errors="backslashreplace")
     if os.path.expanduser("~") == "~":
         os.environ["HOME"] = tempfile.mkdtemp(prefix="haf-home-")
+        atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
 
 
 def headless() -> bool:

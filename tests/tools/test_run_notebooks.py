@@ -224,3 +224,14 @@ def test_a_changed_recording_behind_a_link_is_noticed(tmp_path):
     assert run_notebooks._files_digest(space) == before
     recording.write_bytes(b"other")
     assert run_notebooks._files_digest(space) != before
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"01.ipynb": "done"}', "\0"])
+def test_a_damaged_record_of_the_notebooks_runs_them_again(tmp_path, capsys, content):
+    (tmp_path / "pipeline.json").write_text(content)
+    assert run_notebooks._read_state(tmp_path / "pipeline.json") == {}
+    assert "pipeline.json is damaged: every notebook runs again" in capsys.readouterr().out
+    (tmp_path / "results.csv").write_text("")
+    assert (
+        run_notebooks._table(tmp_path / "results.csv").empty and "results.csv cannot be read" in capsys.readouterr().out
+    )
