@@ -14,7 +14,7 @@ from haf_utils.config import FinetuneConfig, Recipe
 from haf_utils.corpus import Corpus, load_corpus
 from haf_utils.experiment.code import code_digests
 from haf_utils.inputs import CachedInputs, LiveInputs
-from haf_utils.io.checkpoints import read_state
+from haf_utils.io.checkpoints import read_weights
 from haf_utils.io.files import atomic_write, read_npz
 from haf_utils.model import ClapBackbone, HafClassifier, LinearClassifier, Model, PasstBackbone, TextAuxClassifier
 from haf_utils.passt import build_passt
@@ -203,7 +203,7 @@ def load_source(
         clap = Clap(network, tokenizer_of(sizes, tokenizer), torch.device(device), precision)
         if source != "random":
             prefix = "backbone.network."
-            state = read_state(path / "model.safetensors")
+            state = read_weights(path)
             state = {name.removeprefix(prefix): value for name, value in state.items() if prefix in name}
             if not state:
                 raise ValueError(f"initialisation={source}: this run trained a head, it has no backbone to start from")

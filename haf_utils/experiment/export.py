@@ -11,7 +11,7 @@ from haf_utils.config import LOCATION_FIELDS, differing
 from haf_utils.experiment.finetune import config_of, other_code
 from haf_utils.experiment.predict import TrainedModel, load_system
 from haf_utils.experiment.workspace import caveat
-from haf_utils.io.checkpoints import write_state
+from haf_utils.io.checkpoints import weights_digest, write_state
 from haf_utils.io.files import write_json
 from haf_utils.runs import Run, load_run
 from haf_utils.statistics import bootstrap, interval
@@ -70,8 +70,8 @@ def export(run: Path | str, out: Path | str) -> Path:
     with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}-") as folder:
         work = Path(folder) / out.name
         write_json(work / "config.json", run.config)
-        write_json(work / "metrics.json", run.metrics)
         write_state(model.model.state_dict(), work / "model.safetensors")
+        write_json(work / "metrics.json", run.metrics | {"weights": weights_digest(work)})
         if model.clap is not None:
             model.clap.tokenizer.save(str(work / "tokenizer.json"))
         (work / "README.md").write_text(card(run, model), "utf-8")

@@ -27,7 +27,7 @@ from haf_utils.experiment.code import changed_files, code_digests
 from haf_utils.experiment.workspace import clips_digest
 from haf_utils.folds import PARTS
 from haf_utils.inference import predict
-from haf_utils.io.checkpoints import load_training, read_state, save_training, write_state
+from haf_utils.io.checkpoints import load_training, read_weights, save_training, weights_digest, write_state
 from haf_utils.io.files import atomic_write, write_json
 from haf_utils.io.progress import line
 from haf_utils.losses import targets
@@ -117,7 +117,7 @@ def _add_evaluation(folder: Path, recipe: Recipe, assembled: Assembled, rows: Ma
     if not len(unpredicted(folder, assembled.corpus, rows["evaluation"])):
         return
     line(f"{folder.name}: predicts the evaluation set, with the weights that are there", quiet)
-    assembled.model.load_state_dict(read_state(folder / "model.safetensors"))
+    assembled.model.load_state_dict(read_weights(folder))
     add_evaluation(folder, predict_rows(assembled.model, recipe, assembled, rows["evaluation"]))
 
 
@@ -321,6 +321,7 @@ def close_run(
     write_predictions(folder / "predictions.npz", predictions)
     if model is not None:
         write_state(model.state_dict(), folder / "model.safetensors")
+    weights = {} if model is None else {"weights": weights_digest(folder)}
     labelled = {name: p for name, p in predictions.items() if name != "evaluation"}
     scores = {name: hierarchical_scores(p.labels, p.probabilities.argmax(1)) for name, p in labelled.items()}
     numbers = {
@@ -330,7 +331,7 @@ def close_run(
         "absent_classes": sorted(set(range(len(CLASSES))) - set(training_labels.tolist())),
     }
     (folder / "resume.pt").unlink(missing_ok=True)
-    write_json(folder / "metrics.json", scores | numbers)  # last: it marks the run as finished
+    write_json(folder / "metrics.json", scores | numbers | weights)  # last: it marks the run as finished
 
 
 def _resume(folder: Path, quiet: bool) -> dict | None:

@@ -32,7 +32,7 @@ from haf_utils.experiment.finetune import config_of, predict_rows, rows_of
 from haf_utils.experiment.workspace import Workspace
 from haf_utils.inference import average_probabilities, predict
 from haf_utils.inputs import LiveInputs
-from haf_utils.io.checkpoints import read_state
+from haf_utils.io.checkpoints import read_weights
 from haf_utils.io.decoding import decoded
 from haf_utils.io.files import walk
 from haf_utils.io.progress import bar
@@ -80,7 +80,7 @@ def load_system(run: Run | Path | str, device: str = "cpu", engine: str = "torch
     if config.system.startswith("control-"):
         raise RunError(f"{run.folder} is a control, and controls cannot be loaded: name runs of HAF-CLAP")
     recipe = resolve(config)
-    sizes, state, clap = recipe.sizes, read_state(weights), None
+    sizes, state, clap = recipe.sizes, read_weights(run.folder), None
     source, tokenizer = str(run.folder), run.folder / "tokenizer.json"  # an exported model has its own
     if recipe.train == "head" and "exported" not in run.config:
         source = checkpoint_of(recipe)
@@ -144,7 +144,7 @@ def predict_again(run: Run, part: str, views: int, space: Workspace) -> Predicti
     names = ("dataset", "extra", "evaluation", "scratch", "device")
     recipe = resolve(config_of(run, **{name: getattr(space, name) for name in names}, tta_views=views))
     assembled = assemble(recipe)
-    assembled.model.load_state_dict(read_state(run.folder / "model.safetensors"))
+    assembled.model.load_state_dict(read_weights(run.folder))
     return predict_rows(assembled.model, recipe, assembled, rows_of(recipe, assembled.corpus)[part])
 
 

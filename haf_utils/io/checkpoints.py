@@ -10,6 +10,7 @@ import _codecs
 import collections
 import hashlib
 import io
+import json
 import os
 import pickle
 import re
@@ -26,8 +27,8 @@ from safetensors.torch import load_file, save_file
 
 from haf_utils.io.files import atomic_write
 
-__all__ = ["CheckpointError", "load_training", "match_state", "read_pickle", "read_state", "safetensors_copy",
-           "save_training", "state_differences", "write_state"]  # fmt: skip
+__all__ = ["CheckpointError", "load_training", "match_state", "read_pickle", "read_state", "read_weights",
+           "safetensors_copy", "save_training", "state_differences", "weights_digest", "write_state"]  # fmt: skip
 
 # Pickled by torch.save in its old format, before a zip archive became the default (torch.serialization.MAGIC_NUMBER).
 _OLD_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
@@ -176,6 +177,20 @@ def _from_transformers(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Ten
         parts = [found.pop(name.replace("query", part)) for part in ("query", "key", "value")]
         found[name.replace("query", "qkv")] = torch.cat(parts)
     return found
+
+
+def read_weights(folder: Path) -> dict[str, torch.Tensor]:
+    """The weights of a finished run, compared with the digest in its metrics.json. Raises CheckpointError."""
+    noted = json.loads((folder / "metrics.json").read_text("utf-8")).get("weights")
+    if noted and noted != weights_digest(folder):
+        raise CheckpointError(f"{folder / 'model.safetensors'} is not as its run wrote it: move the run away")
+    return read_state(folder / "model.safetensors")
+
+
+def weights_digest(folder: Path) -> str:
+    """SHA-256 of model.safetensors in `folder`. Raises OSError."""
+    with open(folder / "model.safetensors", "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def match_state(state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path) -> None:

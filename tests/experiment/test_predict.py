@@ -250,6 +250,9 @@ def test_weights_that_are_not_finite_are_refused(runs, tmp_path):
     copy = shutil.copytree(runs["passt"], tmp_path / "copy")
     state = {name: value * float("nan") for name, value in load_file(copy / "model.safetensors").items()}
     save_file(state, copy / "model.safetensors")
+    with pytest.raises(CheckpointError, match="model.safetensors is not as its run wrote it"):
+        load_system(copy)
+    write_json(copy / "metrics.json", {})  # of a run that noted no digest
     with pytest.raises(CheckpointError, match="model.safetensors holds weights that are not finite"):
         load_system(copy)
 

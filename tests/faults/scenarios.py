@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import soundfile
 import torch
-from safetensors.torch import load_file
 
 TESTS = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(TESTS / name) for name in (".", "experiment", "data", "io", "../data", "..")]
@@ -25,6 +24,7 @@ from haf_utils.audio import prepare
 from haf_utils.config import FinetuneConfig
 from haf_utils.experiment import finetune as finetuning
 from haf_utils.experiment.sweeps import sweep
+from haf_utils.io.checkpoints import read_weights
 from haf_utils.io.store import build_store
 from haf_utils.runs import load_run
 from tools import run_notebooks
@@ -67,7 +67,7 @@ class Work:
         run = load_run(folder)
         arrays = [getattr(part, name) for part in run.predictions.values() for name in ("posteriors", "plain")]
         history = run.history.to_csv(index=False).encode()
-        return digest(*arrays, history) + digest(*load_file(run.folder / "model.safetensors").values())
+        return digest(*arrays, history) + digest(*read_weights(run.folder).values())
 
     def pretraining(self, folder: Path) -> str:
         return digest(*contrastive.train(folder, self.clap)[1].values())
