@@ -168,6 +168,20 @@ def test_processes_on_a_cpu_keep_freed_memory_unless_a_user_sets_it_otherwise(ow
         assert [os.environ[name] for name in names] == expected
 
 
+def test_the_readme_quotes_the_real_benchmark():
+    text = (REPOSITORY / "README.md").read_text().split("in five lines")[1].split("Notebook 07")[0]
+    table = pd.read_csv(REPOSITORY / "figures" / "07_real_benchmark.csv").dropna(subset="estimate")
+    quoted = ["text added to audio", "mean of 5 different variants", "audio + words, TF-IDF"]
+    quoted += ["mean of all without BSD35k-CS + words, TF-IDF", "weight 1"]
+    assert set(quoted) <= set(table.system)
+    for row in table[table.system.isin(quoted)].itertuples():
+        numbers = f"{100 * row.estimate:+.1f} [{100 * row.low:.1f}, {100 * row.high:.1f}]"
+        assert numbers.replace("-", "−") in text, row.system
+    rows = table[table.group == "Regularizers"]
+    open_ = (rows.low <= 0) & (rows.high >= 0)
+    assert f"{open_.sum()} of {len(rows)} cannot be told" in text and not (rows.low > 0).any()
+
+
 def test_notebooks_are_numbered_without_gaps():
     assert [path.name[:2] for path in NOTEBOOKS] == [f"{n:02d}" for n in range(len(NOTEBOOKS))]
 

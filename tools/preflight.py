@@ -33,6 +33,7 @@ __all__ = ["PreflightError", "Step", "measure_step", "memory_of", "preflight"]
 
 _SAMPLED = 50  # clips whose length is looked at: the disk estimate needs no more
 _VARIANTS = 31  # recipes of notebook 05, further seeds of the recipe itself counted in
+_LEVERS = 9  # recipes of notebook 07, its teachers counted in
 
 # Of the networks at full size, for a window of 10 s: multiply-accumulates forward in training and at evaluation
 # (PaSST's patchout is for training alone), bytes that a training step keeps for its backward pass under bf16, and
@@ -264,6 +265,9 @@ def _costs(
         folds = len(given["05"].get("folds") or range(sizes.ablation_folds)) * len(given["05"].get("seeds") or [0])
         one = resolve(finetune_config(space, train="head"))
         hours["notebook 05"] = _VARIANTS * folds * _seconds(one, data, a_clip, head, window)
+    if "07" in given:
+        one = resolve(finetune_config(space, train="head", extra_weight=1.0))
+        hours["notebook 07"] = _LEVERS * sizes.ablation_folds * _seconds(one, data, a_clip, head, window)
     if network is not None:
         sounds, notes = (data[role].used if role in data else 0 for role in ("fsd50k", "nsynth"))
         epochs = given.get("03", {}).get("epochs") or sizes.pretraining.epochs

@@ -104,7 +104,8 @@ def steps(notebooks: Sequence[Path], shared: Mapping, own: Mapping[str, Mapping]
     """The notebooks in the order in which they run. shared: parameters of every notebook; own: of one alone, by number.
 
     ours_first: notebook 06 runs for "ours" before continued pretraining, again for all systems after it, and the
-    ablations come last. Raises ValueError that lists the parameters of the notebook for one that it does not have.
+    ablations and what lies beyond them come last. Raises ValueError that lists the parameters of the notebook for one
+    that it does not have.
     """
     known = {path: papermill.inspect_notebook(str(path)) for path in notebooks}
     order = [(path, {}, path.name) for path in notebooks]
@@ -112,7 +113,7 @@ def steps(notebooks: Sequence[Path], shared: Mapping, own: Mapping[str, Mapping]
         by_number = {path.name[:2]: entry for path, entry in zip(notebooks, order, strict=True)}
         ensemble = by_number["06"][0]
         by_number["06, ours"] = ensemble, {"systems_of": "ours"}, f"{ensemble.stem}_ours.ipynb"
-        order = [by_number[number] for number in ("00", "01", "02", "04", "06, ours", "03", "06", "05")]
+        order = [by_number[number] for number in ("00", "01", "02", "04", "06, ours", "03", "06", "05", "07")]
     numbers = {path.name[:2] for path in notebooks}
     for number in own:
         if number not in numbers:
@@ -160,6 +161,7 @@ _FOLDERS = {  # flag -> parameter of the notebooks, help
     ),
     "tokenizer": ("tokenizer", "tokenizer.json or its folder (default: the checkpoint's, or RoBERTa's from the hub)"),
     "passt": ("passt", "PaSST weights, a file in PaSST's format (default: the profile's)"),
+    "predictions": ("predictions", "real predictions in the official layout, for notebook 07 (default: its table)"),
 }
 _SETTINGS = {  # flag -> parameter, type, help; a notebook gets those that it declares
     "precision": ("precision", str, "fp32 or bf16 (default: bf16 on a GPU)"),
@@ -213,6 +215,8 @@ def main(arguments: list[str] | None = None) -> int:
         own = read_set(given.set)
         own["05"] = {"seeds": list(range(given.seeds))} | own.get("05", {})
         shared = where | settings | ({"retrain": True} if given.retrain else {})
+        if (folder := where.pop("predictions")) and not Path(folder).is_dir():
+            raise ValueError(f"--predictions {given.predictions} is no folder")
         todo = steps(notebooks, shared, own, profile(given.profile).ours_first)
         space = workspace(**where, precision=settings.get("precision", ""))
         asked = {step.key: step.parameters for step in todo if not wanted or step.key.startswith(wanted)}

@@ -85,6 +85,7 @@ def test_interrupted_main_job_goes_on_from_its_notebook(finished):
         (["--profile", "tiny", "--device", "cuda:7"], "GPU"),
         (["--profile", "tiny", "--device", "gpu"], "device='gpu'"),
         (["--profile", "tiny", "--only", "09"], "no such notebook"),
+        (["--profile", "tiny", "--predictions", "/nowhere"], "--predictions /nowhere is no folder"),
         (["--profile", "tiny", "--seeds", "0"], "--seeds 0"),
         (["--profile", "tiny", "--folds", "6"], "--folds 6: 1 to 5"),
         (["--profile", "tiny", "--batch", "1"], "batch=1 must lie in"),
@@ -131,8 +132,9 @@ def test_a_notebook_gets_the_parameters_that_it_declares_and_its_own():
 
 def test_ours_goes_first_and_the_ablations_last_where_members_take_hours():
     order = [(step.key[:2], step.parameters.get("systems_of")) for step in steps(PATHS, {}, {}, True)]
-    assert order == [(n, "ours" if place == 4 else None) for place, n in enumerate("00 01 02 04 06 03 06 05".split())]
-    assert len({step.key for step in steps(PATHS, {}, {}, True)}) == 8
+    numbers = "00 01 02 04 06 03 06 05 07".split()
+    assert order == [(number, "ours" if place == 4 else None) for place, number in enumerate(numbers)]
+    assert len({step.key for step in steps(PATHS, {}, {}, True)}) == 9
     alone = steps(PATHS, {"systems_of": "report"}, {}, True)
     assert [step.key[:2] for step in alone].count("06") == 1
 
