@@ -59,6 +59,7 @@ class FinetuneConfig:
     top_level_weight: float = 0.0  # weight of the auxiliary top-level loss
     text_at_inference: bool = False  # Text-Aux CLAP: the extension
     extra_weight: float = 0.0  # weight of BSD35k-CS's clips in the loss, 0 leaves them out; the report: 1
+    posteriors: str = ""  # third input: a table of class probabilities, or a folder of nested ones, fold_<k>.csv
     data_share: float = 1.0  # share of the training clips that is used (learning curves)
     shuffle_texts: bool = False  # a planted effect: each clip gets the text of another
     epochs: int | None = None
@@ -154,6 +155,8 @@ def check(config: FinetuneConfig) -> None:
             raise ValueError(f"{field}={value!r} must lie in {low} to {high}")
     if config.system == "passt" and config.train == "head":
         raise ValueError("system='passt' trains jointly: pass train='joint'")
+    if config.posteriors and (config.system != "haf" or config.modality == "text"):
+        raise ValueError("posteriors are a third input of system='haf' with modality='both' or 'audio'")
     check_device(config.device)
 
 

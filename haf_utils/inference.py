@@ -9,6 +9,7 @@ from haf_utils.fast.threads import ahead
 from haf_utils.inputs import CachedInputs, LiveInputs, clip_generator
 from haf_utils.io.progress import bar
 from haf_utils.model import Features, Model
+from haf_utils.regularizers import shaken
 from haf_utils.runs import Predictions
 
 __all__ = ["average_probabilities", "classify", "embed_rows", "predict"]
@@ -39,31 +40,30 @@ def embed_rows(model: Model, inputs: CachedInputs | LiveInputs, rows: np.ndarray
     model.eval()
     chunks = [rows[start : start + batch] for start in range(0, len(rows), batch)]
     shown = bar(ahead(inputs.prepare, chunks, inputs.device), total=len(chunks), description="embedding", unit="batch")
-    embedded = [inputs.embed(model, part) for part in shown]
-    return Features(*(torch.cat(parts) for parts in zip(*embedded, strict=True)))
+    return Features.concatenate([inputs.embed(model, part) for part in shown])
 
 
 @torch.no_grad()
 def classify(model: Model, features: Features, batch: int = 4096) -> tuple[np.ndarray, np.ndarray]:
-    """Posteriors (N, 23) and fusion weights (N, 2), float32, of `features`."""
+    """Posteriors (N, 23) and fusion weights (N, 2), or (N, 3) with a third input, float32, of `features`."""
     model.eval()
     posteriors, weights = [], []
     for start in range(0, len(features.presence), batch):
-        output = model.classifier(Features(*(part[start : start + batch] for part in features)))
+        output = model.classifier(features.map(lambda part, start=start: part[start : start + batch]))
         posteriors.append(torch.softmax(output.logits.float(), dim=1).cpu())
         weights.append(output.weights.float().cpu())
     return torch.cat(posteriors).numpy(), torch.cat(weights).numpy()
 
 
-def view_noise(ids: Sequence[str], seed: int, sizes: tuple[int, int]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For one view after the other, standard normal noise on audio (N, sizes[0]) and text (N, sizes[1]) embeddings.
+def view_noise(ids: Sequence[str], seed: int, sizes: Sequence[int]) -> Iterator[list[np.ndarray]]:
+    """For one view after the other, standard normal noise (N, size) on audio and text embeddings, and on posteriors.
 
     Drawn from (seed, sound_id) alone, so that a view repeats exactly and does not depend on the batch.
     """
     generators = [clip_generator(seed, id_, "noise") for id_ in ids]
     while True:
         noise = np.stack([generator.standard_normal(sum(sizes), np.float32) for generator in generators])
-        yield noise[:, : sizes[0]], noise[:, sizes[0] :]
+        yield np.split(noise, np.cumsum(sizes)[:-1], axis=1)
 
 
 def predict(
@@ -86,12 +86,14 @@ def predict(
     """
     plain = embed_rows(model, inputs, rows, batch)
     posteriors, weights = classify(model, plain)
-    sizes = (plain.audio.shape[1], plain.text.shape[1])
+    sizes = [part.shape[1] for part in (plain.audio, plain.text, plain.posteriors) if part is not None]
     of_views, noise = [], view_noise(ids, seed, sizes)
     for view in range(views):
         audio = embed_audio_view(model, inputs, rows, batch, (seed, view)) if inputs.live else plain.audio
-        audio_noise, text_noise = (torch.from_numpy(n).to(audio) for n in next(noise))
-        noisy = Features(audio + deviation * audio_noise, plain.text + deviation * text_noise, plain.presence)
+        audio_noise, text_noise, *rest = (deviation * torch.from_numpy(n).to(audio) for n in next(noise))
+        noisy = plain._replace(audio=audio + audio_noise, text=plain.text + text_noise)
+        if plain.posteriors is not None:
+            noisy = noisy._replace(posteriors=shaken(plain.posteriors, *rest))
         of_views.append(classify(model, noisy)[0])
     return Predictions(ids, labels, np.stack(of_views) if of_views else posteriors[None], posteriors, weights)
 

@@ -34,11 +34,13 @@ def torch_seed(*key: int | str) -> int:
 
 @dataclass
 class CachedInputs:
-    """Embeddings computed beforehand: audio (N, E), text (N, E), presence (N,), float32, row by row of the corpus."""
+    """Embeddings computed beforehand: audio (N, E), text (N, E), presence (N,), float32, row by row of the corpus;
+    posteriors (N, 23) as in `Features`, or None."""
 
     audio: torch.Tensor
     text: torch.Tensor
     presence: torch.Tensor
+    posteriors: torch.Tensor | None = None
 
     live = False  # windows cannot be drawn again
 
@@ -50,18 +52,19 @@ class CachedInputs:
         return torch.from_numpy(rows).to(self.device)
 
     def embed(self, model: Model, batch: torch.Tensor) -> Features:
-        return Features(self.audio[batch], self.text[batch], self.presence[batch])
+        return Features(self.audio, self.text, self.presence, self.posteriors).map(lambda part: part[batch])
 
 
 @dataclass(frozen=True)
 class Batch:
     """windows (W, samples) int16; clip (W,): the position of each window's clip in the batch; tokens, padded;
-    presence (B,)."""
+    presence (B,); posteriors (B, 23) or None."""
 
     windows: torch.Tensor
     clip: torch.Tensor
     tokens: dict[str, torch.Tensor]
     presence: torch.Tensor
+    posteriors: torch.Tensor | None = None
 
 
 class LiveInputs:
@@ -72,6 +75,7 @@ class LiveInputs:
     """
 
     live = True
+    posteriors: torch.Tensor | None = None  # (N, 23) as in `Features`, where a third input is read
 
     def __init__(
         self, corpus: Corpus, window: int, tokens: list[list[int]], presence: np.ndarray, device: str, precision: str
@@ -101,6 +105,7 @@ class LiveInputs:
             torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(number)),
             pad_tokens([self.tokens[row] for row in rows]),
             self.presence[rows],
+            None if self.posteriors is None else self.posteriors[rows],
         )
 
     def autocast(self) -> torch.autocast:
@@ -127,4 +132,5 @@ class LiveInputs:
         audio = self.embed_audio(model, batch)
         with self.autocast():
             text = model.backbone.embed_text(tokens)
-        return Features(audio, text.float() * presence[:, None], presence)
+        third = batch.posteriors if batch.posteriors is None else batch.posteriors.to(self.device, non_blocking=True)
+        return Features(audio, text.float() * presence[:, None], presence, third)

@@ -5,8 +5,10 @@
 audio (B, 512) ─ projection ─ gated residual refinement ┐
                                                         ├ attention fusion ─ (B, 256) ─ classifier ─ logits (B, 23)
 text  (B, 512) ─ projection ─ gated residual refinement ┘
+Class probabilities from outside, q (B, 23), are a third branch: q · E, E (23, 256) trained, refined alike.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,15 +27,26 @@ class Features(NamedTuple):
 
     audio (B, E) and text (B, E): embeddings; presence (B,) in [0, 1]: 1 where a clip has a text, 0 where it has none,
     between the two where mixup blended a present text with a missing one. The text of a clip without text is zero.
+    posteriors (B, 23), for a third input: a row sums to its presence, zero for a clip without any; None: no table.
     """
 
     audio: torch.Tensor
     text: torch.Tensor
     presence: torch.Tensor
+    posteriors: torch.Tensor | None = None
+
+    def map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Features":
+        """`change` applied to every part that is there."""
+        return Features(*(None if part is None else change(part) for part in self))
+
+    @staticmethod
+    def concatenate(batches: Sequence["Features"]) -> "Features":
+        return Features(*(None if parts[0] is None else torch.cat(parts) for parts in zip(*batches, strict=True)))
 
 
 class Output(NamedTuple):
-    """logits (B, 23); weights (B, 2): the share of audio and of text in the fusion, rows sum to at most 1."""
+    """logits (B, 23); weights (B, 2): the share of audio and of text in the fusion, rows sum to at most 1; (B, 3) with
+    that of the outside posteriors, where they are used."""
 
     logits: torch.Tensor
     weights: torch.Tensor
@@ -69,10 +82,11 @@ class HafClassifier(nn.Module):
     """Projection, refinement, fusion and classifier: `Features` of a batch -> `Output`.
 
     embedding: size E of CLAP's embeddings; latent: size L of the task-oriented space (ours: 256); dropout 0.3 (report);
-    modality "both", "audio" or "text"; fusion "attention" (the report), "concatenation" or "mean"; gating as above.
+    modality "both", "audio" or "text"; fusion "attention" (the report), "concatenation" or "mean"; gating as above;
+    posteriors: whether class probabilities from outside are a third input, beside audio or both (CP-JKU, 2026).
 
     The presence p of the text enters the attention as + log p: a missing text (p = 0) has weight exactly 0, and where
-    mixup blended a text with a missing one, p scales the odds of the text against the audio.
+    mixup blended a text with a missing one, p scales the odds of the text against the audio. Posteriors likewise.
     """
 
     def __init__(
@@ -83,48 +97,58 @@ class HafClassifier(nn.Module):
         modality: str = "both",
         fusion: str = "attention",
         gating: bool = True,
+        posteriors: bool = False,
     ):
         super().__init__()
         if modality not in MODALITIES:
             raise ValueError(f"modality={modality!r} is unknown: choose one of {', '.join(MODALITIES)}")
         if fusion not in FUSIONS:
             raise ValueError(f"fusion={fusion!r} is unknown: choose one of {', '.join(FUSIONS)}")
-        self.modality, self.fusion = modality, fusion
+        self.modality, self.fusion, self.reads_posteriors = modality, fusion, posteriors
         if modality != "text":
             self.audio = nn.Sequential(projection(embedding, latent, dropout), GatedResidual(latent, dropout, gating))
         if modality != "audio":
             self.text = nn.Sequential(projection(embedding, latent, dropout), GatedResidual(latent, dropout, gating))
-        if modality == "both" and fusion == "attention":
-            self.fusion_logits = nn.Linear(2 * latent, 2)
-        if modality == "both" and fusion == "concatenation":
-            self.concat = nn.Linear(2 * latent, latent)
+        if posteriors:
+            of_classes = nn.Linear(len(CLASSES), latent, bias=False)  # q · E: of no posteriors, zero
+            nn.init.normal_(of_classes.weight)
+            self.classes = nn.Sequential(of_classes, nn.Dropout(dropout), GatedResidual(latent, dropout, gating))
+        inputs = (2 if modality == "both" else 1) + posteriors
+        if inputs > 1 and fusion == "attention":
+            self.fusion_logits = nn.Linear(inputs * latent, inputs)
+        if inputs > 1 and fusion == "concatenation":
+            self.concat = nn.Linear(inputs * latent, latent)
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(latent, len(CLASSES)))
 
-    def fusion_weights(self, audio: torch.Tensor, text: torch.Tensor, presence: torch.Tensor) -> torch.Tensor:
-        """Fusion weights (B, 2) from the refined vectors (B, L) and the presence (B,) of the texts."""
+    def fusion_weights(self, vectors: Sequence[torch.Tensor], presences: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Fusion weights (B, M) from M refined vectors (B, L) and the presence (B,) of each."""
+        share = torch.stack(list(presences), dim=1)
         if self.fusion == "attention":
-            log_presence = torch.stack([torch.zeros_like(presence), torch.log(presence)], dim=1)
-            return torch.softmax(self.fusion_logits(torch.cat([audio, text], dim=1)).float() + log_presence, dim=1)
-        share = torch.stack([torch.ones_like(presence), presence], dim=1)
+            return torch.softmax(self.fusion_logits(torch.cat(list(vectors), dim=1)).float() + torch.log(share), dim=1)
         return share / share.sum(1, keepdim=True)
 
     def forward(self, features: Features) -> Output:
-        presence = features.presence
-        zeros = torch.zeros_like(presence)
-        if self.modality == "audio":
-            fused, weights = self.audio(features.audio), torch.stack([zeros + 1, zeros], dim=1)
-        elif self.modality == "text":
+        ones, zeros = torch.ones_like(features.presence), torch.zeros_like(features.presence)
+        branches = {}  # refined vector and presence of each input, in the order of the weights' columns
+        if self.modality != "text":
+            branches["audio"] = self.audio(features.audio), ones
+        if self.modality != "audio":
+            branches["text"] = self.text(features.text), features.presence
+        if self.reads_posteriors:
+            q = ones.new_zeros(len(ones), len(CLASSES)) if features.posteriors is None else features.posteriors
+            branches["classes"] = self.classes(q), q.sum(1)
+        vectors, presences = zip(*branches.values(), strict=True)
+        if len(branches) == 1:
             # Without a text the logits are the classifier's bias, which learns the class prior.
-            fused = self.text(features.text) * presence[:, None]
-            weights = torch.stack([zeros, presence], dim=1)
+            fused, share = vectors[0] * presences[0][:, None], presences[0][:, None]
         else:
-            audio, text = self.audio(features.audio), self.text(features.text)
-            weights = self.fusion_weights(audio, text, presence)
-            if self.fusion == "concatenation":
-                fused = self.concat(torch.cat([audio, text * presence[:, None]], dim=1))
-            else:
-                fused = weights[:, :1] * audio + weights[:, 1:] * text
-        return Output(self.classifier(fused), weights)
+            share = self.fusion_weights(vectors, presences)
+            scale = torch.stack(presences, dim=1) if self.fusion == "concatenation" else share
+            scaled = [vector * scale[:, [place]] for place, vector in enumerate(vectors)]
+            fused = self.concat(torch.cat(scaled, dim=1)) if self.fusion == "concatenation" else sum(scaled)
+        columns = dict(zip(branches, share.unbind(1), strict=True))
+        names = ("audio", "text", "classes")[: 2 + self.reads_posteriors]
+        return Output(self.classifier(fused), torch.stack([columns.get(name, zeros) for name in names], dim=1))
 
     def _load_from_state_dict(self, state: dict, prefix: str, *rest) -> None:
         """Weights of version 0.1 call the fusion's layers `score` and `join`."""

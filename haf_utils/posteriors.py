@@ -3,6 +3,7 @@
 Two layouts are read: a CSV table with a row a clip and the columns `sound_id`, the 23 class codes and, where known,
 `fold` (whose model scored the clip) and `ground_truth` (a code); and the official baseline's output, a folder of
 `fold_<k>/evaluation/predictions.csv` (`sound_id,ground_truth,prediction,prediction_score`: the largest posterior only).
+Nested, for a third input, is a folder of a table a fold, `fold_<k>.csv` (`python -m tools.posteriors` writes one).
 """
 
 import os
@@ -21,7 +22,7 @@ from haf_utils.io.layouts import read_csv
 from haf_utils.metrics import check_probabilities
 from haf_utils.taxonomy import CLASSES
 
-__all__ = ["Posteriors", "read", "spread", "write"]
+__all__ = ["Posteriors", "read", "read_fold", "spread", "write"]
 
 LOWEST, HIGHEST = 0.05, 0.999  # of a largest posterior; ours: above 1/23, so that it stays the largest, and below 1
 TOLERANCE = 0.01  # of a row's sum: 23 probabilities, rounded to three decimals
@@ -132,6 +133,11 @@ def read(path: str | os.PathLike) -> Posteriors:
         folds = folds.astype(np.int64)
     known = "ground_truth" in table and (table["ground_truth"] != "").any()
     return Posteriors(ids, probabilities, folds, labels("ground_truth") if known else None, str(path))
+
+
+def read_fold(path: str | os.PathLike, fold: int) -> Posteriors:
+    """The table that models of `fold` read: of a folder of nested tables its fold_<k>.csv, else `path` itself."""
+    return read(Path(path) / f"fold_{fold}.csv" if any(Path(path).glob("fold_*.csv")) else path)
 
 
 def spread(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:

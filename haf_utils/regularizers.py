@@ -20,7 +20,7 @@ def mixup(
 ) -> tuple[Features, torch.Tensor]:
     """Blend each clip with another of its batch (Zhang et al., 2018), with `probability` a batch.
 
-    One λ ~ Beta(alpha, alpha) and one permutation for audio, text, presence and target (B, 23) alike. Report,
+    One λ ~ Beta(alpha, alpha) and one permutation for all parts of `features` and target (B, 23) alike. Report,
     section 4: alpha 0.2, probability 0.5. The generator lives on the CPU, so that every device draws the same.
     """
     if torch.rand((), generator=generator) >= probability:
@@ -33,26 +33,39 @@ def mixup(
     def mix(x: torch.Tensor) -> torch.Tensor:
         return blend * x + (1 - blend) * x[order]
 
-    return Features(*(mix(part) for part in features)), mix(target)
+    return features.map(mix), mix(target)
 
 
 def add_noise(features: Features, generator: torch.Generator, deviation: float = 1e-4) -> Features:
-    """Gaussian noise of standard `deviation` on both embeddings (report, section 4: 1e-4); presence stays."""
+    """Gaussian noise of standard `deviation` on both embeddings (report, section 4: 1e-4), and on posteriors; presence,
+    which is the row sum of posteriors, stays."""
     if deviation == 0:
         return features
 
     def noise(x: torch.Tensor) -> torch.Tensor:
         return deviation * torch.randn(x.shape, generator=generator).to(x)
 
-    return Features(features.audio + noise(features.audio), features.text + noise(features.text), features.presence)
+    noisy = features._replace(audio=features.audio + noise(features.audio), text=features.text + noise(features.text))
+    if features.posteriors is not None:
+        noisy = noisy._replace(posteriors=shaken(features.posteriors, noise(features.posteriors)))
+    return noisy
+
+
+def shaken(posteriors: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Posteriors (B, 23) with noise (B, 23) that leaves their row sums, and rows of zeros, as they are."""
+    return posteriors + (noise - noise.mean(1, keepdim=True)) * posteriors.sum(1, keepdim=True)
 
 
 def drop_texts(features: Features, generator: torch.Generator, probability: float) -> Features:
-    """Treat each text as missing with `probability` (0 in the report), which trains the audio-only path."""
+    """Treat each text as missing with `probability` (0 in the report), which trains the audio-only path; and each row
+    of posteriors, by draws of its own."""
     if probability == 0:
         return features
-    keep = (torch.rand(len(features.presence), generator=generator) >= probability).to(features.presence)
-    return Features(features.audio, features.text * keep[:, None], features.presence * keep)
+    third = features.posteriors
+    shape = (1 if third is None else 2, len(features.presence))
+    keep, other = (torch.rand(shape, generator=generator) >= probability).to(features.presence)[[0, -1]]
+    dropped = features._replace(text=features.text * keep[:, None], presence=features.presence * keep)
+    return dropped if third is None else dropped._replace(posteriors=third * other[:, None])
 
 
 class Ema:

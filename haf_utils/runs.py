@@ -36,7 +36,8 @@ class RunError(ValueError):
 @dataclass(frozen=True)
 class Predictions:
     """Predictions for N clips: ids (N,) str, labels (N,) int (-1 unknown), posteriors (V, N, 23) of V views; without
-    test-time augmentation, plain (N, 23) posteriors and weights (N, 2) of audio and text in the fusion."""
+    test-time augmentation, plain (N, 23) posteriors and weights (N, 2) of audio and text in the fusion, or (N, 3) with
+    those of outside posteriors."""
 
     ids: np.ndarray
     labels: np.ndarray
@@ -104,7 +105,8 @@ def read_predictions(path: Path | str) -> dict[str, Predictions]:
 def _problem(p: Predictions) -> str:
     """What is wrong with predictions, "" if nothing: everything that is scored goes through here."""
     clips = len(p.ids)
-    if p.labels.shape != (clips,) or p.plain.shape != (clips, len(CLASSES)) or p.weights.shape != (clips, 2):
+    fits = p.weights.shape in ((clips, 2), (clips, 3))
+    if p.labels.shape != (clips,) or p.plain.shape != (clips, len(CLASSES)) or not fits:
         return f"{clips} ids beside labels {p.labels.shape}, posteriors {p.plain.shape}, weights {p.weights.shape}"
     if p.posteriors.ndim != 3 or p.posteriors.shape[1:] != p.plain.shape or not len(p.posteriors):
         return f"views of shape {p.posteriors.shape} beside posteriors {p.plain.shape}"

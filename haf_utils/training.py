@@ -76,9 +76,9 @@ def training_step(
     seeds = [int(torch.randint(2**62, ())) if cached else None for _ in parts]
     with torch.set_grad_enabled(not cached):
         embedded = [_embed(model, inputs, part, seed) for part, seed in zip(parts, seeds, strict=True)]
-    features = Features(*(torch.cat(values) for values in zip(*embedded, strict=True)))
+    features = Features.concatenate(embedded)
     if cached:
-        features = Features(features.audio.requires_grad_(), features.text.requires_grad_(), features.presence)
+        features = features._replace(audio=features.audio.requires_grad_(), text=features.text.requires_grad_())
     loss = batch_loss(model, features, target.to(features.audio.device), recipe, streams)
     if not torch.isfinite(loss):
         raise FloatingPointError(f"the loss became {loss.item()}")

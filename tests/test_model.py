@@ -95,7 +95,7 @@ def test_a_closed_gate_leaves_the_normalised_input():
 def test_predictions_do_not_depend_on_the_batch():
     model, given = classifier(), features([1, 0, 1, 0.3, 1])
     together = model(given).logits
-    alone = torch.cat([model(Features(*(part[row : row + 1] for part in given))).logits for row in range(5)])
+    alone = torch.cat([model(given.map(lambda part, row=row: part[row : row + 1])).logits for row in range(5)])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
@@ -139,7 +139,7 @@ def test_texts_that_are_missing_teach_nothing():
     both = features([1, 0])
     torch.testing.assert_close(
         model.auxiliary_loss(both, target),
-        model.auxiliary_loss(Features(*(part[:1] for part in both)), target[:1]),
+        model.auxiliary_loss(both.map(lambda part: part[:1]), target[:1]),
     )
 
 
@@ -168,3 +168,18 @@ def test_weights_of_the_first_version_are_loaded(fusion, old, new):
     assert any(name.startswith(old) for name in state)
     model.load_state_dict(state)
     assert all(torch.equal(value, state[name.replace(new, old)]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("modality", ["both", "audio"])
+@pytest.mark.parametrize("fusion", ["attention", "concatenation", "mean"])
+def test_posteriors_are_a_third_input_and_a_missing_row_has_no_influence(modality, fusion):
+    model, given = classifier(modality=modality, fusion=fusion, posteriors=True), features([1, 0, 1, 1])
+    q = torch.softmax(torch.randn(4, 23, generator=torch.Generator().manual_seed(5)), dim=1)
+    q[2:] = 0
+    output = model(given._replace(posteriors=q))
+    assert output.weights.shape == (4, 3) and (output.weights[2:, 2] == 0).all() and (output.weights[:2, 2] > 0).all()
+    with torch.no_grad():
+        model.classes[0].weight.add_(1.0 + torch.arange(23.0))
+    changed = (model(given._replace(posteriors=q)).logits != output.logits).any(1)
+    assert changed.tolist() == [True, True, False, False]
+    torch.testing.assert_close(model(given).logits[2:], output.logits[2:])

@@ -16,6 +16,7 @@ def batch(size=6, width=8, seed=0):
         torch.randn(size, width, generator=generator),
         torch.randn(size, width, generator=generator) * presence[:, None],
         presence,
+        torch.softmax(torch.randn(size, 23, generator=generator), dim=1) * (torch.arange(size) % 4 != 0)[:, None],
     ), one_hot_targets(torch.arange(size) % 23)
 
 
@@ -105,3 +106,15 @@ def test_the_same_generator_draws_the_same(act):
     features, target = batch()
     first, second = (act(features, target, torch.Generator().manual_seed(5)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_posteriors_keep_their_presence_under_noise_and_are_dropped_alone():
+    features, _ = batch(400)
+    noisy = add_noise(features, torch.Generator().manual_seed(0), 1e-2)
+    torch.testing.assert_close(noisy.posteriors.sum(1), features.posteriors.sum(1), atol=1e-5, rtol=0)
+    absent = features.posteriors.sum(1) == 0
+    assert absent.any() and (noisy.posteriors[absent] == 0).all() and (noisy.posteriors[~absent] != 0).all()
+    dropped = drop_texts(features, torch.Generator().manual_seed(0), 0.5)
+    gone, text_gone = (dropped.posteriors.sum(1) == 0)[~absent], (dropped.presence == 0)[~absent]
+    assert 0.35 < gone.float().mean() < 0.65 and (gone != text_gone).any()
+    assert drop_texts(features._replace(posteriors=None), torch.Generator().manual_seed(0), 0.5).posteriors is None

@@ -20,7 +20,7 @@ from haf_utils.datasets import load
 from haf_utils.experiment.assembly import checkpoint_of, checkpoint_used, corpus_of, load_source
 from haf_utils.experiment.continued import NOTES
 from haf_utils.experiment.finetune import candidates, data_digest, find, locate, other_code, rows_of, unpredicted
-from haf_utils.experiment.members import MEMBERS, kind_of, member_configs, systems_called
+from haf_utils.experiment.members import BEYOND, MEMBERS, kind_of, member_configs, systems_called
 from haf_utils.experiment.workspace import Workspace, caveat, finetune_config
 from haf_utils.folds import small_classes
 from haf_utils.losses import hierarchical_targets, soft_cross_entropy
@@ -152,7 +152,7 @@ def _planned(space: Workspace, parameters: Mapping[str, Mapping]) -> tuple[dict[
         if not notebook.startswith("06"):
             continue
         seed, train, weight = (own.pop(name, default) for name, default in _MEMBER_DEFAULTS.items())
-        systems = systems_called(given.get("systems_of", ""))
+        systems = systems_called(given.get("systems_of", ""), bool(space.posteriors))
         for fold in range(given.get("folds") or profile(space.profile).ensemble_folds):
             configs, left = member_configs(space, seed, fold, train, systems, weight, **own)
             for name in [name for name in left if space.fsd50k and "notebook 03" in left[name]]:
@@ -162,8 +162,9 @@ def _planned(space: Workspace, parameters: Mapping[str, Mapping]) -> tuple[dict[
                     del left[name]
             absent |= left
             for name, config in configs.items():
-                if kind_of(name) != "words":
-                    groups["report" if "extra_weight" in MEMBERS[name] else "ours"].append(resolve(config))
+                if kind_of(name) in ("CLAP", "PaSST"):
+                    ours = "extra_weight" not in MEMBERS[name] or name in BEYOND
+                    groups["ours" if ours else "report"].append(resolve(config))
     seen: set[str] = set()  # a run that several of them need is trained for the first
     for name, group in groups.items():
         groups[name] = [r for r in group if not (r.name in seen or seen.add(r.name))]
@@ -194,7 +195,7 @@ def _state(recipe: Recipe, retrain: bool, look_at_data: bool) -> str:
         if known is not None and look_at_data:
             corpus = corpus_of(recipe)
             rows = rows_of(recipe, corpus)
-            known = locate(recipe, data_digest(corpus, rows), checkpoint_used(recipe, corpus), retrain)
+            known = locate(recipe, data_digest(recipe, corpus, rows), checkpoint_used(recipe, corpus), retrain)
             if not known.finished:
                 return "to do: the finished run of that name used other clips or weights and is kept"
             if len(unpredicted(known.folder, corpus, rows["evaluation"])):

@@ -59,7 +59,7 @@ def _files_digest(space: Workspace) -> str:
     """Digest of the names, sizes and times of every file of the datasets and the checkpoint."""
     digest = hashlib.sha256()
     weights = [REPOSITORY / (space.checkpoint or profile(space.profile).checkpoint), space.tokenizer, space.passt]
-    for root in (space.dataset, space.extra, space.evaluation, space.fsd50k, space.nsynth, *weights):
+    for root in (space.dataset, space.extra, space.evaluation, space.fsd50k, space.nsynth, space.posteriors, *weights):
         files = walk(root) if root and Path(root).is_dir() else filter(None, [root])
         for file in files:  # through links too: audio/ may lie on another disk
             size, mtime = state(file)
@@ -162,6 +162,7 @@ _FOLDERS = {  # flag -> parameter of the notebooks, help
     "tokenizer": ("tokenizer", "tokenizer.json or its folder (default: the checkpoint's, or RoBERTa's from the hub)"),
     "passt": ("passt", "PaSST weights, a file in PaSST's format (default: the profile's)"),
     "predictions": ("predictions", "real predictions in the official layout, for notebook 07 (default: its table)"),
+    "posteriors": ("posteriors", "class probabilities, a table or a folder of nested ones, for members of ours"),
 }
 _SETTINGS = {  # flag -> parameter, type, help; a notebook gets those that it declares
     "precision": ("precision", str, "fp32 or bf16 (default: bf16 on a GPU)"),

@@ -1,11 +1,13 @@
 """From a recipe to what the training needs: the corpus, the model and its inputs, and what these come from."""
 
 import hashlib
-from functools import cache
+import warnings
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from tokenizers import Tokenizer
 
@@ -13,15 +15,18 @@ from haf_utils.clap import KNOWN, Clap, ClapNetwork, load_clap, load_tokenizer
 from haf_utils.config import FinetuneConfig, Recipe
 from haf_utils.corpus import Corpus, load_corpus
 from haf_utils.experiment.code import code_digests
+from haf_utils.folds import PARTS
 from haf_utils.inputs import CachedInputs, LiveInputs
 from haf_utils.io.checkpoints import read_weights
 from haf_utils.io.files import atomic_write, read_npz
 from haf_utils.model import ClapBackbone, HafClassifier, LinearClassifier, Model, PasstBackbone, TextAuxClassifier
 from haf_utils.passt import build_passt
+from haf_utils.posteriors import read_fold
 from haf_utils.profiles import REPOSITORY, Profile, profile
+from haf_utils.taxonomy import CLASSES
 
 __all__ = ["Assembled", "assemble", "checkpoint_digest", "checkpoint_of", "checkpoint_used", "classifier_of",
-           "corpus_of", "embeddings", "load_source", "text_order"]  # fmt: skip
+           "corpus_of", "embeddings", "load_source", "text_order", "third_input"]  # fmt: skip
 
 SHIPPED = "embeddings shipped with the dataset"  # stands where a checkpoint's digest would
 
@@ -43,7 +48,8 @@ def corpus_of(recipe: Recipe) -> Corpus:
 
 
 def assemble(recipe: Recipe) -> Assembled:
-    """Raises ValueError where the corpus lacks what the training asks for (audio, for joint training)."""
+    """Raises ValueError where the corpus lacks what the training asks for (audio, for joint training), and as
+    `third_input`."""
     corpus, source = corpus_of(recipe), checkpoint_of(recipe)
     if recipe.train == "joint" and corpus.features is not None:
         raise ValueError(f"{recipe.dataset} has embeddings but no audio: pass train='head', or unpack audio.zip")
@@ -65,6 +71,8 @@ def assemble(recipe: Recipe) -> Assembled:
         backbone, width = ClapBackbone(clap.network), clap.config.embedding
     if backbone is not None:
         backbone.network.recompute_activations = recipe.activation_checkpointing
+    if (third := third_input(recipe, corpus)) is not None:
+        inputs.posteriors = third.to("cpu" if inputs.live else recipe.device)
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         classifier = classifier_of(recipe, width)
@@ -84,7 +92,38 @@ def classifier_of(recipe: Recipe, width: int) -> torch.nn.Module:
         return LinearClassifier(width)
     if recipe.system == "text_aux":
         return TextAuxClassifier(width, recipe.sizes.latent, recipe.dropout, recipe.text_at_inference)
-    return HafClassifier(width, recipe.sizes.latent, recipe.dropout, recipe.modality, recipe.fusion, recipe.gating)
+    choices = recipe.modality, recipe.fusion, recipe.gating, bool(recipe.posteriors)
+    return HafClassifier(width, recipe.sizes.latent, recipe.dropout, *choices)
+
+
+@lru_cache(2)
+def third_input(recipe: Recipe, corpus: Corpus) -> torch.Tensor | None:
+    """Posteriors (N, 23) float32 of every row of the corpus, zero where the table has none; None without a table.
+
+    Warns of what a table lacks or has seen. Raises ValueError where a test clip was scored by a model of another fold,
+    or a part of the split has no row at all, and as `posteriors.read`.
+    """
+    if not recipe.posteriors:
+        return None
+    table, part = read_fold(recipe.posteriors, recipe.fold), corpus.parts(recipe.split, recipe.fold)
+    ids = corpus.table["sound_id"].to_numpy().astype(str)
+    rows = pd.Index(table.ids).get_indexer(ids)
+    there, known = rows >= 0, torch.zeros(len(ids), len(CLASSES))
+    for name in PARTS[:3]:
+        if not there[part == name].any():
+            table.for_ids(ids[part == name])  # raises
+    table.for_ids(ids[there & (part == "test")]).check_unseen(fold=recipe.fold)
+    notes = []
+    if lacking := int((~there & (part != "")).sum()):
+        notes.append(f"has no row for {lacking} of {(part != '').sum()} clips, which go without")
+    if table.folds is None:
+        notes.append("has no column fold, and counts as made without any of these labels, as by a language model")
+    elif (table.folds[rows[there & np.isin(part, PARTS[:2])]] != recipe.fold).any():
+        notes.append("was made by models that saw the test labels: as an input it carries them at second order")
+    if notes:
+        warnings.warn(f"{table.source} {'; it '.join(notes)}", stacklevel=2)
+    known[there] = torch.from_numpy(table.probabilities[rows[there]]).float()
+    return known
 
 
 def text_order(corpus: Corpus, shuffled: bool) -> np.ndarray:

@@ -25,6 +25,7 @@ from haf_utils.hatr import train_hatr
 from haf_utils.inference import predict
 from haf_utils.inputs import CachedInputs
 from haf_utils.model import Model
+from haf_utils.posteriors import read_fold
 from haf_utils.profiles import profile
 from haf_utils.runs import Predictions
 from haf_utils.taxonomy import CLASSES
@@ -36,7 +37,7 @@ STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # ours: inverse regularisation of the linea
 
 # kind -> modalities that it reads
 CONTROLS = {"zero-shot": "audio", "neighbours": "both", "linear": "both", "linear-audio": "audio"}
-CONTROLS |= {"metadata": "text", "hatr": "both"}
+CONTROLS |= {"metadata": "text", "hatr": "both", "posteriors": "both"}
 # The fields of a configuration that a control reads; the others keep their defaults.
 _USED = (
     "dataset runs extra evaluation scratch weights tokenizer name profile initialisation split fold seed extra_weight "
@@ -69,7 +70,10 @@ def run_control(config: FinetuneConfig, kind: str, quiet: bool = False) -> Path:
     """
     if kind not in CONTROLS:
         raise ValueError(f"kind={kind!r} is unknown: choose one of {', '.join(CONTROLS)}")
+    if kind == "posteriors" and not config.posteriors:
+        raise ValueError("kind='posteriors' is what a table says: pass posteriors=…")
     used = {name: getattr(config, name) for name in _USED} | {"train": "head", "tta_views": None}
+    used["posteriors"] = config.posteriors if kind == "posteriors" else ""
     if kind == "hatr":
         used["epochs"] = config.epochs if config.epochs is not None else profile(config.profile).hatr_epochs
     named = FinetuneConfig(**used | {"epochs": config.epochs if kind == "hatr" else None})
@@ -175,4 +179,12 @@ def _metadata(data: ControlData) -> Callable:
 
 
 _FITS = {"zero-shot": _zero_shot, "neighbours": _neighbours, "linear": _linear, "linear-audio": _linear}
-_FITS["metadata"] = _metadata
+
+
+def _posteriors(data: ControlData) -> Callable:
+    """What a table from outside says. Raises ValueError for clips that it has no row for."""
+    table = read_fold(data.config.posteriors, data.config.fold)
+    return lambda rows: table.for_ids(data.corpus.table["sound_id"].iloc[rows].astype(str)).probabilities
+
+
+_FITS |= {"metadata": _metadata, "posteriors": _posteriors}

@@ -64,7 +64,7 @@ def export(run: Path | str, out: Path | str) -> Path:
     out, run = Path(out), load_run(run)
     if out.exists():
         raise FileExistsError(f"{out} exists, and nothing is overwritten: name a new folder")
-    model, paths = load_system(run), ("initialisation", *LOCATION_FIELDS)
+    model, paths = load_system(run), ("initialisation", "posteriors", *LOCATION_FIELDS)
     config = {name: Path(value).name if name in paths else value for name, value in run.config["config"].items()}
     run = replace(run, config=run.config | {"config": config | {"device": "cpu"}, "exported": run.name})
     with tempfile.TemporaryDirectory(dir=out.absolute().parent, prefix=f".{out.name}-") as folder:

@@ -22,7 +22,7 @@ import torch
 import haf_utils
 from haf_utils.config import LOCATION_FIELDS, FinetuneConfig, Recipe, parameters, resolve
 from haf_utils.corpus import Corpus
-from haf_utils.experiment.assembly import Assembled, assemble, checkpoint_used, corpus_of
+from haf_utils.experiment.assembly import Assembled, assemble, checkpoint_used, corpus_of, third_input
 from haf_utils.experiment.code import changed_files, code_digests
 from haf_utils.experiment.workspace import clips_digest
 from haf_utils.folds import PARTS
@@ -190,19 +190,23 @@ def rows_of(recipe: Recipe, corpus: Corpus) -> dict[str, np.ndarray]:
     return rows
 
 
-def data_digest(corpus: Corpus, rows: Mapping[str, np.ndarray]) -> str:
-    """Digest of the clips that a run trains on and is judged on: not of others, nor of the evaluation set."""
-    digest = hashlib.sha256()
+def data_digest(recipe: Recipe, corpus: Corpus, rows: Mapping[str, np.ndarray]) -> str:
+    """Digest of the clips that a run trains on and is judged on, with their posteriors from outside: not of others, nor
+    of the evaluation set."""
+    digest, posteriors = hashlib.sha256(), third_input(recipe, corpus)
     for name in ("train", "validation", "test"):
         digest.update(f"{name} {len(rows[name])} ".encode())
         digest.update(corpus.row_hashes[rows[name]].tobytes())
+        if posteriors is not None:
+            digest.update(posteriors[rows[name]].numpy().tobytes())
     return digest.hexdigest()
 
 
 def _identity(config: Mapping, data: str, checkpoint: str) -> dict[str, object]:
     config = parameters(FinetuneConfig("", "")) | dict(config)  # a parameter that is younger than the run: as it was
     own = {name: value for name, value in config.items() if name not in _NO_IDENTITY}
-    return own | {"data": data, "checkpoint": checkpoint}
+    # The rows of a table are part of `data`; its place is not.
+    return own | {"data": data, "checkpoint": checkpoint, "posteriors": bool(own["posteriors"])}
 
 
 def candidates(recipe: Recipe) -> Iterator[tuple[Path, dict]]:
@@ -265,7 +269,7 @@ def find(recipe: Recipe, retrain: bool = False, look_at_data: bool = True) -> Pl
         return next((place for place in same if not (retrain and place.other_code)), None)
     corpus = corpus_of(recipe)
     rows = rows_of(recipe, corpus)
-    place = locate(recipe, data_digest(corpus, rows), checkpoint_used(recipe, corpus), retrain)
+    place = locate(recipe, data_digest(recipe, corpus, rows), checkpoint_used(recipe, corpus), retrain)
     lacks = place.finished and len(unpredicted(place.folder, corpus, rows["evaluation"]))
     return place if place.finished and not lacks else None
 
@@ -279,7 +283,7 @@ def open_run(
     retrain: bool = False,
 ) -> Place:
     """The folder of a run, found finished, or begun, or to go on with: then config.json and split.csv are written."""
-    data = data_digest(corpus, rows)
+    data = data_digest(recipe, corpus, rows)
     place = locate(recipe, data, checkpoint, retrain)
     if place.finished:
         if place.other_code:

@@ -42,6 +42,8 @@ OURS: dict[str, dict] = {
     "PaSST (ours)": {"system": "passt", "train": "joint"},
     "metadata": {},  # no CLAP: words alone
 }
+# Also in "ours" where posteriors from outside are given: the table, nearest neighbours, a model with it as third input.
+BEYOND: dict[str, dict] = {"posteriors": {}, "neighbours": {}, "third input": {}}
 _REPORT: dict[str, dict] = {
     "smoothing": {"mixup": False},
     "smoothing + mixup": {},
@@ -52,7 +54,8 @@ _REPORT: dict[str, dict] = {
     "PaSST": {"system": "passt", "train": "joint"},
     "Text-Aux": {"system": "text_aux"},
 }
-MEMBERS = OURS | {name: {"extra_weight": 1.0} | fields for name, fields in _REPORT.items()}
+MEMBERS = OURS | BEYOND | {name: {"extra_weight": 1.0} | fields for name, fields in _REPORT.items()}
+_CONTROLS = ("metadata", "posteriors", "neighbours")  # members without a network of their own
 
 # System -> members, fusion (report, table 1; the members are our reading), in the order in which they are handed in.
 SYSTEMS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -71,16 +74,19 @@ TRAIN = {"full": "joint", "mini": "head", "tiny": "head"}
 SMALL_PASST = {"epochs": 3, "batch": 16, "classifier_rate": 3e-3, "backbone_rate": 3e-4, "extra_weight": 0.0}
 
 
-def systems_called(which: str = "") -> dict[str, tuple[tuple[str, ...], str]]:
-    """Those of `SYSTEMS` that `which` names: "ours", "report", "" for all. Raises ValueError for another name."""
+def systems_called(which: str = "", beyond: bool = False) -> dict[str, tuple[tuple[str, ...], str]]:
+    """Those of `SYSTEMS` that `which` names: "ours", "report", "" for all; beyond: "ours" with the members of `BEYOND`.
+    Raises ValueError for another name."""
     if which not in ("", "ours", "report"):
         raise ValueError(f"systems_of={which!r} is unknown: ours, report, or nothing for all")
-    return {name: system for name, system in SYSTEMS.items() if not which or (name == "ours") == (which == "ours")}
+    systems = SYSTEMS | ({"ours": ((*OURS, *BEYOND), "Best subset")} if beyond else {})
+    return {name: system for name, system in systems.items() if not which or (name == "ours") == (which == "ours")}
 
 
 def kind_of(member: str) -> str:
-    """CLAP, PaSST or words: the kind of model that a member is."""
-    return {"PaSST": "PaSST", "metadata": "words"}.get(member.removesuffix(" (ours)"), "CLAP")
+    """CLAP, PaSST, words, posteriors or neighbours: the kind of model that a member is."""
+    name = member.removesuffix(" (ours)")
+    return {"metadata": "words"}.get(name, name if name in ("PaSST", "posteriors", "neighbours") else "CLAP")
 
 
 def member_configs(
@@ -112,6 +118,8 @@ def member_configs(
             own["extra_weight"] = extra_weight
         if fields.get("system") == "passt" and profile(space.profile).embedded and not space.passt:
             own |= SMALL_PASST
+        if name in ("posteriors", "third input"):
+            own["posteriors"] = space.posteriors
         checkpoint = Path(space.runs) / fields.get("initialisation", "")
         if "initialisation" in fields and not has_audio:
             absent[name] = "it embeds audio, and this dataset has none"
@@ -143,7 +151,7 @@ def train_members(
         (name, place): resolve(config)
         for place, configs in enumerate(folds)
         for name, config in configs.items()
-        if name != "metadata"
+        if name not in _CONTROLS
     }
     failed = _unusable(networks)
     ready = {key: recipe for key, recipe in networks.items() if key[0] not in failed}
@@ -162,8 +170,8 @@ def train_members(
     folders: dict[str, list[Path]] = {}
     for name in dict.fromkeys(name for configs in folds for name in configs if name not in failed):
         try:
-            if name == "metadata":
-                folders[name] = [run_control(configs[name], "metadata", quiet=True) for configs in folds]
+            if name in _CONTROLS:
+                folders[name] = [run_control(configs[name], name, quiet=True) for configs in folds]
             else:
                 folders[name] = [found[ready[name, place].name] for place in range(len(folds))]
         except (OSError, RuntimeError, ValueError) as error:  # of the control

@@ -40,6 +40,7 @@ class Workspace:
     checkpoint: str = ""  # CLAP weights, tokenizer and PaSST weights as files; "": the profile's
     tokenizer: str = ""
     passt: str = ""
+    posteriors: str = ""  # class probabilities from outside: a table, or a folder of nested ones; "": none
 
     @property
     def outputs(self) -> Path:
@@ -94,6 +95,7 @@ def workspace(
     checkpoint: str = "",
     tokenizer: str = "",
     passt: str = "",
+    posteriors: str = "",
 ) -> Workspace:
     """Resolve what a notebook or the main job was given: without a `dataset`, the embedded one is made and used.
 
@@ -124,6 +126,7 @@ def workspace(
         checkpoint=_weights("checkpoint", checkpoint),
         tokenizer=_weights("tokenizer", tokenizer),
         passt=_weights("passt", passt),
+        posteriors=_weights("posteriors", posteriors),
     )
 
 
@@ -165,7 +168,7 @@ def _folder(parameter: str, folder: str) -> str:
 
 
 def _weights(parameter: str, file: str) -> str:
-    """Absolute path of a file or folder of weights that must be there; "" stays ""."""
+    """Absolute path of a file or folder, of weights or posteriors, that must be there; "" stays ""."""
     if file and not (path := Path(file).expanduser().resolve()).exists():
         raise FileNotFoundError(f"{parameter}={file} does not exist")
     return str(path) if file else ""

@@ -11,6 +11,8 @@ from haf_utils.experiment.workspace import Workspace, finetune_config
 from haf_utils.runs import load_run
 from haf_utils.training import finetune
 
+TRAINED = [kind for kind in CONTROLS if kind != "posteriors"]  # the others need a table: test_beyond.py
+
 
 @pytest.fixture(scope="module")
 def space(tiny, tmp_path_factory):
@@ -22,10 +24,10 @@ def space(tiny, tmp_path_factory):
 @pytest.fixture(scope="module")
 def controls(space):
     config = finetune_config(space)
-    return {kind: load_run(run_control(config, kind, quiet=True)) for kind in CONTROLS}
+    return {kind: load_run(run_control(config, kind, quiet=True)) for kind in TRAINED}
 
 
-@pytest.mark.parametrize("kind", list(CONTROLS))
+@pytest.mark.parametrize("kind", TRAINED)
 def test_a_control_leaves_a_run_like_any_other(controls, kind):
     run = controls[kind]
     assert run.name == f"control-{kind}_f0_s0" and run.config["config"]["system"] == f"control-{kind}"
