@@ -20,7 +20,7 @@ $(if $(strip $(UNKNOWN)),$(error unknown variable $(strip $(UNKNOWN)): there are
 export MALLOC_MMAP_MAX_ ?= 0
 export MALLOC_TRIM_THRESHOLD_ ?= -1
 
-.PHONY: help install run settings test test-fast test-slow test-faults lab site figures bench lint types clean clean-runs
+.PHONY: help install run settings test test-fast test-slow test-faults lab site demo figures bench lint types clean clean-runs
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -71,6 +71,9 @@ lab: install  ## open JupyterLab on a working copy of the notebooks, in work/, w
 
 site: install  ## the notebooks as pages with sound, contents and formulae, into site/
 	@$(BIN)/python -m tools.site $(ARGS)
+
+demo: install  ## drop a sound on a local page: classes, fusion weights, nearest training clips, by the runs of make run
+	@$(BIN)/python -m tools.demo "$(RUNS)/embedded-mini" $(ARGS)
 
 figures:  ## publish figures and notebook outputs of the embedded run, three seeds a variant, into figures/ and notebooks/
 	@$(MAKE) --no-print-directory run ARGS="--seeds 3 $(ARGS)"

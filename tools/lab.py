@@ -21,7 +21,7 @@ from nbformat.sign import NotebookNotary
 from haf_utils.io.files import write_json
 from haf_utils.profiles import REPOSITORY
 
-__all__ = ["WORK", "main", "working_copy"]
+__all__ = ["WORK", "become_lab", "main", "working_copy"]
 
 WORK = REPOSITORY / "work"
 _COPIED = ".copied.json"  # file -> digest of what was copied
@@ -54,14 +54,30 @@ def working_copy(source: Path, target: Path) -> list[str]:
     return different
 
 
+def become_lab(page: str, *arguments: str) -> None:
+    """Replace this process by JupyterLab, which opens `page`, listens on loopback and asks nobody for news."""
+    os.environ.setdefault("HAF_OUTPUTS", str(WORK / "results"))
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
+    lab = Path(sys.executable).with_name("jupyter-lab")
+    options = {
+        "ServerApp.root_dir": REPOSITORY,
+        "LabApp.default_url": f"/{page}",
+        "ServerApp.ip": "127.0.0.1",
+        "LabApp.news_url": None,
+        "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
+        "LabApp.extension_manager": "readonly",
+    }
+    given = {argument.partition("=")[0] for argument in arguments}  # takes the place of ours
+    ours = [f"--{name}={value}" for name, value in options.items() if f"--{name}" not in given]
+    os.execv(lab, [str(lab), *ours, *arguments])
+
+
 def main() -> int:
     """Make the working copy and become JupyterLab."""
     for name in working_copy(REPOSITORY / "notebooks", WORK):
         print(f"work/{name} is your own version, kept as it is; notebooks/{name} is the repository's", flush=True)
-    os.environ.setdefault("HAF_OUTPUTS", str(WORK / "results"))
-    lab = Path(sys.executable).with_name("jupyter-lab")
-    where = [f"--ServerApp.root_dir={REPOSITORY}", "--LabApp.default_url=/lab/tree/work"]
-    os.execv(lab, [str(lab), *where, *sys.argv[1:]])
+    become_lab("lab/tree/work", *sys.argv[1:])
+    return 0
 
 
 if __name__ == "__main__":

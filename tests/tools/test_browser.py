@@ -1,0 +1,217 @@
+"""JupyterLab and the demo in a real browser, headless Chromium. Only where HAF_TEST_BROWSER=1.
+
+Spoken to by Chromium's debugging protocol, for which a websocket is enough.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+import websocket
+from conftest import REPOSITORY
+
+from tools.demo import _CELL
+from tools.lab import working_copy
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(os.environ.get("HAF_TEST_BROWSER") != "1", reason="HAF_TEST_BROWSER=1 switches it on"),
+]
+
+
+def until(question, seconds, what):
+    """The first true answer to `question()`; fails after `seconds`."""
+    end = time.monotonic() + seconds
+    while not (found := question()):
+        assert time.monotonic() < end, f"{what}: not within {seconds} s"
+        time.sleep(0.5)
+    return found
+
+
+class Page:
+    """One page of a browser; `errors`: what its console complained of."""
+
+    def __init__(self, address: str):
+        self.socket = websocket.create_connection(address, suppress_origin=True, timeout=60)
+        self.errors, self.events, self.number = [], [], 0
+        for domain in ("Page", "Runtime", "Log", "DOM"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method: str, **parameters) -> dict:
+        self.number += 1
+        self.socket.send(json.dumps({"id": self.number, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self.socket.recv())
+            if message.get("id") == self.number:
+                assert "error" not in message, message
+                return message["result"]
+            self.events.append(message)
+            said = message.get("params", {})
+            if message["method"] == "Runtime.exceptionThrown":
+                self.errors.append(said["exceptionDetails"].get("exception", {}).get("description", str(said)))
+            elif message["method"] == "Runtime.consoleAPICalled" and said["type"] == "error":
+                self.errors.append(
+                    str([argument.get("value") or argument.get("description") for argument in said["args"]])
+                )
+            elif message["method"] == "Log.entryAdded" and said["entry"]["level"] == "error":
+                self.errors.append(f"{said['entry']['text']} {said['entry'].get('url', '')}")
+
+    def js(self, expression: str):
+        answer = self.call(
+            "Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True, userGesture=True
+        )
+        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
+        return answer["result"].get("value")
+
+    def open(self, address: str) -> None:
+        self.call("Page.navigate", url=address)
+
+    def run_all(self, seconds: int) -> None:
+        """Run the open notebook to its end."""
+        here = "[...(window.jupyterapp?.shell.widgets('main') || [])][0]?.sessionContext?.session?.kernel?.status"
+        until(lambda: self.js(here) == "idle", 120, "a kernel")
+        self.js("void window.jupyterapp.commands.execute('notebook:run-all-cells').then(() => window.ended = true)")
+        until(lambda: self.js("window.ended"), seconds, "all cells")
+        assert self.js("document.querySelectorAll('[data-mime-type=\"application/vnd.jupyter.stderr\"] .ansi-red-fg, "
+                       ".jp-RenderedText[data-mime-type=\"application/vnd.jupyter.error\"]').length") == 0  # fmt: skip
+
+    def choose(self, which: int, index: int) -> None:
+        """Option `index` of the menu number `which`."""
+        self.js(
+            f"(menu => {{menu.selectedIndex = {index}; menu.dispatchEvent(new Event('change', {{bubbles: true}}))}})"
+            f"(document.querySelectorAll('.widget-dropdown select')[{which}])"
+        )
+
+    def shown(self) -> list:
+        """The sources of the picture and of the player below the widget."""
+        below = "document.querySelector('.widget-dropdown')?.closest('.widget-vbox')"
+        return self.js(
+            f"['img', 'audio'].map(tag => ({below}?.querySelector(tag + '[src], ' + tag + ' [src]') || {{}}).src)"
+        )
+
+    def settled(self) -> list:
+        """The same, once both are there and have not changed for two seconds."""
+
+        def still():
+            first = self.shown()
+            time.sleep(2)
+            return first if all(first) and self.shown() == first else None
+
+        return until(still, 120, "a picture and a player")
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """Address of a JupyterLab on a working copy at tiny size, with a folder for runs."""
+    root = tmp_path_factory.mktemp("browser")
+    settings = root / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"windowingMode": "none"}')  # all cells are in the page
+    environment = os.environ | {
+        "JUPYTERLAB_SETTINGS_DIR": str(root / "settings"),
+        "JUPYTER_DATA_DIR": str(root / "data"),
+        "HAF_OUTPUTS": str(root / "outputs"),
+        "HAF_DEMO_RUNS": str(root / "runs" / "embedded-tiny"),
+        "HAF_PROGRESS": "bars",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_DATA_DIR", str(root / "data"))
+        working_copy(REPOSITORY / "notebooks", root / "work")
+    for path in (root / "work").glob("0[16]_*.ipynb"):
+        text = path.read_text("utf-8").replace('profile: str = \\"mini\\"', 'profile: str = \\"tiny\\"')
+        path.write_text(text.replace('runs: str = \\"\\"', f'runs: str = \\"{root / "runs"}\\"'), "utf-8")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    options = ["--no-browser", "--allow-root", "--IdentityProvider.token=t", "--LabApp.expose_app_in_browser=True"]
+    with open(root / "lab.log", "wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "tools.lab", f"--ServerApp.root_dir={root}", f"--ServerApp.port={port}", *options],
+            cwd=REPOSITORY, env=environment, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    try:
+        until(lambda: f"http://127.0.0.1:{port}/" in (root / "lab.log").read_text(), 120, "JupyterLab")
+        yield f"http://127.0.0.1:{port}", root
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+@pytest.fixture
+def page(tmp_path):
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    assert program, "chromium is not installed"
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1400,1000"]
+    browser = subprocess.Popen(
+        [program, *options, "--remote-debugging-port=0", f"--user-data-dir={tmp_path / 'profile'}", "about:blank"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        port = tmp_path / "profile" / "DevToolsActivePort"
+        until(lambda: port.is_file() and len(port.read_text().splitlines()) == 2, 60, "Chromium")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port.read_text().splitlines()[0]}/json") as answer:
+            target = next(target for target in json.load(answer) if target["type"] == "page")
+        yield Page(target["webSocketDebuggerUrl"])
+    finally:
+        os.killpg(browser.pid, signal.SIGTERM)
+        browser.wait(30)
+
+
+@pytest.mark.parametrize("notebook, seconds", [("01_data_exploration", 300), ("06_ensemble_evaluation", 600)])
+def test_the_explorer_shows_and_plays_the_clip_that_is_chosen(lab, page, notebook, seconds):
+    address, _ = lab
+    page.open(f"{address}/lab/tree/work/{notebook}.ipynb?token=t&reset")
+    page.run_all(seconds)
+    shown = page.settled()
+    for clip in (1, 2):
+        page.choose(1, clip)
+
+        def another(before=shown):
+            now = page.settled()
+            return now if all(new != old for new, old in zip(now, before, strict=True)) else None
+
+        shown = until(another, 120, "another picture and another sound")
+    assert not page.errors, page.errors
+
+
+def test_the_demo_answers_a_sound_words_and_a_bad_file(lab, page):
+    address, root = lab
+    (root / "demo.ipynb").write_text(
+        json.dumps(
+            {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": {"name": "python3", "display_name": "P"}},
+             "cells": [{"cell_type": "code", "id": "a", "metadata": {}, "source": _CELL, "outputs": [],
+                        "execution_count": None}]}
+        )
+    )  # fmt: skip
+    page.open(f"{address}/doc/tree/demo.ipynb?token=t")
+    page.run_all(120)
+    until(lambda: page.js("!!document.querySelector('.jupyter-button')"), 60, "the upload")
+    page.call("Page.setInterceptFileChooserDialog", enabled=True)
+
+    def drop(file: Path) -> None:
+        page.js("document.querySelector('.widget-upload, .jupyter-button').click()")
+        chosen = until(
+            lambda: page.js("1") and [e for e in page.events if e["method"] == "Page.fileChooserOpened"], 20, "?"
+        )
+        page.events.clear()
+        page.call("DOM.setFileInputFiles", files=[str(file)], backendNodeId=chosen[0]["params"]["backendNodeId"])
+
+    image = "(document.querySelector('.jp-OutputArea-output img') || {}).src"
+    drop(next((REPOSITORY / "data" / "tiny" / "evaluation" / "audio").iterdir()))
+    without_words = until(lambda: page.js(image), 120, "an answer")
+    until(lambda: page.js("document.querySelectorAll('audio').length") == 5, 60, "the nearest clips")
+    say = "for (const kind of ['input', 'change']) box.dispatchEvent(new Event(kind, {bubbles: true}))"
+    page.js(f"(box => {{box.value = 'a dog barks'; {say}}})(document.querySelector('.widget-text input'))")
+    until(lambda: page.js(image) not in (None, without_words), 60, "another answer")
+    bad = root / "bad.wav"
+    bad.write_text("no sound")
+    drop(bad)
+    until(lambda: "a text or a web page, no recording" in page.js("document.body.innerText"), 60, "the reason")
+    assert not page.errors, page.errors
