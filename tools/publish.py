@@ -139,9 +139,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     folder = REPOSITORY / "figures"
-    for notebook in notebooks:  # figures of other sources stay
+    for notebook in notebooks:
         for old in folder.glob(f"{notebook.name[:2]}_*.png"):
-            old.unlink()
+            if not old.with_suffix(".csv").is_file():  # beside its numbers lies a figure of a tool: it stays
+                old.unlink()
     for figure in sorted((root / "figures").glob("*.png")):
         shutil.copyfile(figure, folder / figure.name)
         print(f"figures/{figure.name}")

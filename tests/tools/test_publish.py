@@ -91,5 +91,6 @@ def test_runs_of_other_code_are_not_published(tmp_path, monkeypatch):
     monkeypatch.setattr(publish, "other_code", lambda record: ("losses.py",) if record["old"] else ())
     for name, old in (("a", True), ("a~123456", False), ("b", True), ("c", False)):
         write_json(tmp_path / name / "config.json", {"digests": {}, "old": old})
-        write_json(tmp_path / name / "metrics.json", {})
+        for file in ("history.csv", "metrics.json", "predictions.npz", "split.csv"):
+            (tmp_path / name / file).write_text("{}")
     assert publish._only_by_other_code(tmp_path) == ["b"]  # beside "a" stands a run of today's code

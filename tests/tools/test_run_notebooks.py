@@ -220,7 +220,8 @@ def test_a_changed_recording_behind_a_link_is_noticed(tmp_path):
     (tmp_path / "disk" / "loop").symlink_to(tmp_path / "data")
     recording = tmp_path / "disk" / os.fsdecode(b"caf\xe9.wav")
     recording.write_bytes(b"one")
-    paths = dict.fromkeys(("extra", "evaluation", "fsd50k", "nsynth", "checkpoint", "tokenizer", "passt"), "")
+    names = "extra evaluation fsd50k nsynth posteriors checkpoint tokenizer passt"
+    paths = dict.fromkeys(names.split(), "")
     space = SimpleNamespace(dataset=str(tmp_path / "data"), profile="tiny", **paths)
     before = run_notebooks._files_digest(space)
     assert run_notebooks._files_digest(space) == before
