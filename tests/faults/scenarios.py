@@ -25,6 +25,7 @@ from haf_utils.config import FinetuneConfig
 from haf_utils.experiment import finetune as finetuning
 from haf_utils.experiment.sweeps import sweep
 from haf_utils.io.checkpoints import read_weights
+from haf_utils.io.files import atomic_write
 from haf_utils.io.store import build_store
 from haf_utils.runs import load_run
 from tools import run_notebooks
@@ -91,7 +92,8 @@ class Work:
         def quick(notebook: Path, output: Path, parameters: dict) -> None:
             output.parent.mkdir(parents=True, exist_ok=True)
             cell = nbformat.v4.new_code_cell(json.dumps(parameters), id="one")
-            nbformat.write(nbformat.v4.new_notebook(cells=[cell]), output)
+            # At once, for the other process of a delay reads it.
+            atomic_write(output, lambda path: nbformat.write(nbformat.v4.new_notebook(cells=[cell]), path))
 
         space = run_notebooks.Workspace(self.dataset, "", "", "", "", str(folder), str(folder), "tiny", "cpu", "fp32")
         todo = [run_notebooks.Step(path, {"seed": 0}, path.name) for path in TESTS.glob("../notebooks/0[124]_*.ipynb")]
