@@ -6,8 +6,6 @@ It shows the posterior of the system "ours" by top level, each member's fusion w
 move, and the nearest training clips to listen to.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import sys
@@ -75,12 +73,17 @@ class Answer:
     cosines: np.ndarray
 
 
-def load(runs: Path | str) -> Demo:
-    """Raises RunError that says what to run first where `runs` holds no finished runs of "ours"."""
+def _ours(runs: Path | str) -> dict[str, float]:
+    """Finished runs of "ours" and their weights. Raises RunError that says what to run first where there are none."""
     try:
-        ours = trained_ours(runs)
+        return trained_ours(runs)
     except (RunError, OSError) as error:
         raise RunError(f"{error}; `make run` trains them, in 6 minutes on two cores") from error
+
+
+def load(runs: Path | str) -> Demo:
+    """What `answer` needs, from a folder of runs. Raises RunError as `_ours`."""
+    ours = _ours(runs)
     models = [load_system(folder) for folder in ours]
     run = load_run(next(iter(ours)))
     config = config_of(run, device="cpu")
@@ -152,10 +155,8 @@ def page(runs: Path | str = "") -> ipywidgets.VBox:
         plt.close(figure)
         print("The nearest training clips, by CLAP's embedding of the sound:")
         for row, cosine in zip(found.nearest, found.cosines, strict=True):
-            clip, own = (
-                demo.corpus.table.iloc[row],
-                demo.corpus.stores[demo.corpus.table["origin"].iat[row]].sample_rate,
-            )
+            clip = demo.corpus.table.iloc[row]
+            own = demo.corpus.stores[clip["origin"]].sample_rate
             print(f"{NAMES[clip['code']]} ({clip['code']}), “{clip['title']}”, cosine {cosine:.2f}")
             heard = soxr.resample(to_float(demo.corpus.samples(row)), own, 16_000)
             display(Audio(data=as_wav(heard, 16_000, seconds=5)))
@@ -168,9 +169,9 @@ def main() -> int:
     """Write the page's notebook where it is absent, and become JupyterLab, bound to loopback."""
     runs = Path(sys.argv[1] if len(sys.argv) > 1 else REPOSITORY / "runs" / "embedded-mini").resolve()
     try:
-        trained_ours(runs)
-    except (RunError, OSError) as error:
-        print(f"error: {error}; `make run` trains them, in 6 minutes on two cores", file=sys.stderr)
+        _ours(runs)
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
         return 1
     path = WORK / "demo.ipynb"
     if not path.exists():
@@ -181,7 +182,7 @@ def main() -> int:
     os.environ["HAF_DEMO_RUNS"] = str(runs)
     # Uploads come through a websocket, which closes on larger messages; base64 adds a third.
     become_lab(
-        "doc/tree/work/demo.ipynb",
+        f"doc/tree/{WORK.name}/{path.name}",
         f"--ServerApp.tornado_settings={{'websocket_max_message_size': {4 * LIMIT}}}",
         *sys.argv[2:],
     )

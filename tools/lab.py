@@ -6,8 +6,6 @@ Copies notebooks/ into work/, where a file is absent or as it was copied, and tr
 plays their sounds. Figures and tables of what is tried there go to work/results, and leave those of the main job alone.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
@@ -75,8 +73,9 @@ def become_lab(page: str, *arguments: str) -> None:
 def main() -> int:
     """Make the working copy and become JupyterLab."""
     for name in working_copy(REPOSITORY / "notebooks", WORK):
-        print(f"work/{name} is your own version, kept as it is; notebooks/{name} is the repository's", flush=True)
-    become_lab("lab/tree/work", *sys.argv[1:])
+        place = f"{WORK.name}/{name}"
+        print(f"{place} is your own version, kept as it is; notebooks/{name} is the repository's", flush=True)
+    become_lab(f"lab/tree/{WORK.name}", *sys.argv[1:])
     return 0
 
 

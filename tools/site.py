@@ -5,8 +5,6 @@
 Formulae become MathML, which browsers draw themselves. (The one Mermaid diagram, in notebook 06, stays text.)
 """
 
-from __future__ import annotations
-
 import html
 import re
 import sys

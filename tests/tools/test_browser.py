@@ -19,7 +19,7 @@ import websocket
 from conftest import REPOSITORY
 
 from tools.demo import _CELL
-from tools.lab import working_copy
+from tools.lab import WORK, working_copy
 
 pytestmark = [
     pytest.mark.slow,
@@ -124,8 +124,8 @@ def lab(tmp_path_factory):
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_DATA_DIR", str(root / "data"))
-        working_copy(REPOSITORY / "notebooks", root / "work")
-    for path in (root / "work").glob("0[16]_*.ipynb"):
+        working_copy(REPOSITORY / "notebooks", root / WORK.name)
+    for path in (root / WORK.name).glob("0[16]_*.ipynb"):
         text = path.read_text("utf-8").replace('profile: str = \\"mini\\"', 'profile: str = \\"tiny\\"')
         path.write_text(text.replace('runs: str = \\"\\"', f'runs: str = \\"{root / "runs"}\\"'), "utf-8")
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -167,7 +167,7 @@ def page(tmp_path):
 @pytest.mark.parametrize("notebook, seconds", [("01_data_exploration", 300), ("06_ensemble_evaluation", 600)])
 def test_the_explorer_shows_and_plays_the_clip_that_is_chosen(lab, page, notebook, seconds):
     address, _ = lab
-    page.open(f"{address}/lab/tree/work/{notebook}.ipynb?token=t&reset")
+    page.open(f"{address}/lab/tree/{WORK.name}/{notebook}.ipynb?token=t&reset")
     page.run_all(seconds)
     shown = page.settled()
     for clip in (1, 2):
