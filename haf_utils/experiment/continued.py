@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -56,7 +57,6 @@ def captioned(space: Workspace, seed: int = 0, notes: int = NOTES) -> CaptionedC
     if not (space.fsd50k or space.nsynth):
         raise ValueError("continued pretraining needs FSD50K or NSynth: pass fsd50k= or nsynth=, their folders")
     tables, removed, digest = [], {}, hashlib.sha256()
-    sizes = profile(space.profile)
     if space.fsd50k:
         table = load_fsd50k(space.fsd50k)
         known = [load_bsd(root) for root in (space.dataset, space.extra) if root]
@@ -89,7 +89,7 @@ def captioned(space: Workspace, seed: int = 0, notes: int = NOTES) -> CaptionedC
     for table in tables:
         source = table["source"].iat[0]
         root = Path(space.scratch) / "stores" / source
-        stores[source] = build_store(table, root, sizes.clap.audio.sample_rate, prepare)
+        stores[source] = build_store(table, root, profile(space.profile).clap.audio.sample_rate, prepare)
         removed[f"{source} recordings that cannot be read"] = len(stores[source].lost)
     joined = pd.concat(tables, ignore_index=True)[["sound_id", "source", "path", "captions", "held_out"]]
     joined = joined[[row.sound_id in stores[row.source] and len(row.captions) > 0 for row in joined.itertuples()]]
@@ -124,8 +124,8 @@ def continue_pretraining(
     """Continue the profile's checkpoint on the captions of `sources` -> the CLAP and its history, a row an epoch.
 
     Writes the checkpoint folder `<runs>/<name>`, a value for `initialisation` of a run. Called again, it resumes after
-    the last finished epoch, if the code is the same. A finished checkpoint is used as it is; a line names files of the
-    code that have changed since. A checkpoint of another start, other clips or settings is renamed
+    the last finished epoch, if the code is the same. A finished checkpoint, without the state to resume from, is used
+    as it is; a line names changed files of the code. One of another start, other clips or settings is renamed
     `<name>~<digest>`.
     """
     start = checkpoint_of(finetune_config(space))
@@ -135,25 +135,29 @@ def continue_pretraining(
     identity |= {"settings": dataclasses.asdict(settings), "seed": seed}
     file = folder / "pretraining.json"  # the record of a finished checkpoint; one of version 0.1 has none
     known = json.loads(file.read_text("utf-8")) if file.is_file() else {}
-    if known and known["identity"] == identity:
+    finished = known and known["identity"] == identity
+    code = known["code"] if finished else code_digests(module)
+    key = hashlib.sha256(json.dumps([identity, code], sort_keys=True).encode()).hexdigest()[:12]
+    training = folder / f"training-{key}"  # the state of a training that goes on
+    if finished:
         if changed := changed_files(known["code"], module):
             line(f"{name}: made by other code: {', '.join(changed)}")
         late = data.removed.get(IN_EVALUATION, 0) if not known["evaluation"] else 0
         if late:
             line(f"{name}: trained before the evaluation set was there, on {late} clips that are in it")
+        shutil.rmtree(training, ignore_errors=True)  # it is there where a kill came after the record
         return load_clap(folder, device=space.device, precision=precision), pd.read_csv(folder / "history.csv")
-    if known or (folder / "model.safetensors").is_file():
+    if known or ((folder / "model.safetensors").is_file() and not training.is_dir()):
         kept = folder.with_name(f"{name}~{hashlib.sha256(json.dumps(known).encode()).hexdigest()[:6]}")
         folder.rename(kept)
         line(f"{name}: a checkpoint of another start, other clips or settings is kept as {kept.name}")
     table = data.training[data.training["source"].isin(sources)].reset_index(drop=True)
     clips = data.held_out[data.held_out["source"].isin(sources)]
-    code = code_digests(module)
-    key = hashlib.sha256(json.dumps([identity, code], sort_keys=True).encode()).hexdigest()[:12]
     evaluate = partial(retrieval, clips=clips, stores=data.stores) if len(clips) else None
-    history = pretrain(clap, table, data.stores, folder / "training" / key, settings, seed=seed, evaluate=evaluate)
+    history = pretrain(clap, table, data.stores, training, settings, seed=seed, evaluate=evaluate)
     save_clap(clap.network, clap.tokenizer, folder)
     atomic_write(folder / "history.csv", lambda path: history.to_csv(path, index=False))
     record = {"identity": identity, "evaluation": bool(space.evaluation), "code": code}
-    write_json(file, record)  # last: it marks the checkpoint as finished
+    write_json(file, record)  # it marks the checkpoint as finished
+    shutil.rmtree(training, ignore_errors=True)  # four times the size of the weights
     return clap, history

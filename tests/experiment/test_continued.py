@@ -83,6 +83,30 @@ def test_a_finished_checkpoint_of_other_code_is_used_and_marked(space, monkeypat
     assert (Path(space.runs) / "clap-code" / "model.safetensors").read_bytes() != weights
 
 
+@pytest.mark.parametrize("killed_at", ["history.csv", "pretraining.json", "removal"])
+def test_a_kill_at_the_end_loses_no_training_and_leaves_no_state(space, monkeypatch, killed_at):
+    name, module = f"clap-killed-{killed_at.split('.')[0]}", "haf_utils.experiment.continued"
+    arguments = space, captioned(space), name, ("fsd50k",), dataclasses.replace(profile("tiny").pretraining, epochs=1)
+    folder = Path(space.runs) / name
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    step = {"history.csv": "atomic_write", "pretraining.json": "write_json", "removal": "shutil.rmtree"}[killed_at]
+    with monkeypatch.context() as patch:
+        patch.setattr(f"{module}.{step}", killed)
+        with pytest.raises(KeyboardInterrupt):
+            continue_pretraining(*arguments)
+    assert len(list(folder.glob("training-*/resume.pt"))) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr("haf_utils.pretraining._loss", killed)  # another step of training would stop here
+        clap, history = continue_pretraining(*arguments)
+    assert not list(folder.glob("training-*")) and not list(folder.parent.glob(f"{name}~*"))
+    assert len(history) == 1 and (folder / "pretraining.json").is_file()
+    texts = ["a dog barks", "rain"]
+    np.testing.assert_allclose(load_clap(folder).embed_text(texts), clap.embed_text(texts), atol=1e-6)
+
+
 def test_neither_dataset_is_a_clear_error(space):
     with pytest.raises(ValueError, match="needs FSD50K or NSynth"):
         captioned(dataclasses.replace(space, fsd50k="", nsynth=""))
