@@ -64,19 +64,22 @@ def forest(
 
 
 def severity_bars(table: pd.DataFrame, title: str = "") -> Figure:
-    """Stacked bars, one a variant: clips classified wrongly inside the right parent, and under a wrong one.
+    """Stacked bars, one a system: clips classified wrongly inside the right parent, and under a wrong one.
 
-    table: indexed by variant, columns right_parent, wrong_parent, inside (fractions, `ablations.severity`).
+    table: indexed by system, columns right_parent and wrong_parent, fractions of all clips (`metrics.error_severity`).
     """
     figure, axes = plt.subplots(figsize=(8, 0.9 + 0.32 * len(table)))
     places = np.arange(len(table))[::-1]
     inside, outside = 100 * table["right_parent"].to_numpy(), 100 * table["wrong_parent"].to_numpy()
+    wrong = inside + outside
     axes.barh(places, inside, color="#56B4E9", label="wrong class, right parent", height=0.7)
     axes.barh(places, outside, left=inside, color="#882255", label="wrong parent", height=0.7)
-    labels = ["no errors" if np.isnan(share) else f"{100 * share:.0f} % inside" for share in table["inside"]]
+    labels = [
+        f"{100 * part / both:.0f} % inside" if both else "no errors" for part, both in zip(inside, wrong, strict=True)
+    ]
     axes.bar_label(axes.containers[1], labels, padding=5, fontsize=8)
     axes.set_yticks(places, table.index)
-    axes.set(xlabel="share of all clips (%)", title=title, xlim=(0, 1.25 * max((inside + outside).max(), 1)))
+    axes.set(xlabel="share of all clips (%)", title=title, xlim=(0, 1.25 * max(wrong.max(), 1)))
     axes.grid(axis="y", visible=False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure

@@ -11,7 +11,7 @@ from matplotlib.patches import FancyBboxPatch
 from haf_utils.plots.style import AUDIO, CLASS_COLOURS, COLOURS, TEXT, colour_labels, frame_top_levels, top_level_legend
 from haf_utils.taxonomy import CLASSES, PARENT
 
-__all__ = ["calibration", "ema_curves", "fusion_weights", "mixup_picture", "model_drawing", "severity", "target_maps"]
+__all__ = ["calibration", "ema_curves", "fusion_weights", "mixup_picture", "model_drawing", "target_maps"]
 
 PLAIN = "0.35"  # colour of what is neither audio nor text
 SHOWN = 64  # dimensions of an embedding in the picture of mixup
@@ -148,24 +148,6 @@ def ema_curves(steps: pd.DataFrame, title: str = "") -> Figure:
         panel.set(xlabel="training step", ylabel=label)
         panel.legend(frameon=False)
     figure.suptitle(title, x=0.01, ha="left", weight="bold")
-    return figure
-
-
-def severity(table: pd.DataFrame, title: str = "") -> Figure:
-    """Stacked bars of error severity, one a system: right, wrong class under the right parent, wrong parent.
-
-    table: indexed by system, columns right, right_parent, wrong_parent: fractions that sum to 1.
-    """
-    figure, axes = plt.subplots(figsize=(8, 0.9 + 0.34 * len(table)))
-    names = {"right": "right", "right_parent": "wrong class, right parent", "wrong_parent": "wrong parent"}
-    shares = 100 * table[list(names)].rename(columns=names).iloc[::-1]
-    shares.plot.barh(stacked=True, width=0.72, color=["0.85", "#56B4E9", "#882255"], ax=axes, legend=False)
-    for bars, colour in zip(axes.containers, ("0.1", "0.1", "white"), strict=True):
-        labels = [f"{share:.0f}" if share >= 6 else "" for share in bars.datavalues]
-        axes.bar_label(bars, labels, label_type="center", fontsize=8, color=colour)
-    axes.set(xlim=(0, 100), xlabel="share of test clips (%)", ylabel="", title=title)
-    axes.grid(visible=False)
-    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from haf_utils.metrics import expected_calibration_error
 from haf_utils.plots import training as draw
+from haf_utils.plots.ablations import severity_bars
 from haf_utils.plots.ensemble import posterior_card
 from haf_utils.plots.style import confusion_matrix
 from haf_utils.taxonomy import CLASSES
@@ -75,14 +76,18 @@ def test_fusion_weights_where_a_class_or_every_text_is_missing():
         assert "ss-s" in shown and "title" in shown
 
 
-def test_severity_and_calibration_and_curves():
-    table = pd.DataFrame({"right": [0.7, 1], "right_parent": [0.2, 0], "wrong_parent": [0.1, 0]}, index=["a", "b"])
-    figure = draw.severity(table)
-    assert "wrong parent" in texts(figure) and {"70", "20", "10", "100"} <= set(texts(figure).split())
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["b", "a"]  # a above b
+def test_calibration_and_curves():
     rng = np.random.default_rng(0)
     probabilities = rng.dirichlet(np.ones(23), 50)
     _, bins = expected_calibration_error(probabilities, rng.integers(0, 23, 50), bins=10)
     assert "confidence" in texts(draw.calibration({"one": bins, "two": bins}))
     steps = pd.DataFrame({"step": [0, 1], "raw_loss": [3, 2], "ema_loss": [3, 2], "raw_hF": [0, 1], "ema_hF": [0, 1]})
     assert "their average" in texts(draw.ema_curves(steps))
+
+
+def test_severity_says_which_share_of_the_errors_stays_inside_the_parent():
+    figure = severity_bars(pd.DataFrame({"right_parent": [0.2, 0], "wrong_parent": [0.1, 0]}, index=["a", "b"]))
+    assert "67 % inside" in texts(figure) and "no errors" in texts(figure)
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["a", "b"]
+    tops = figure.axes[0].get_yticks()
+    assert tops[0] > tops[1]  # a above b
