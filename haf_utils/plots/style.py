@@ -15,7 +15,6 @@ from IPython.display import Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator
 
 from haf_utils.io.files import atomic_write
 from haf_utils.metrics import confusion
@@ -23,8 +22,8 @@ from haf_utils.profiles import REPOSITORY, profile
 from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS, TOP_NAMES
 
 __all__ = ["AUDIO", "CLASS_COLOURS", "COLOURS", "INK", "PERCENTAGES", "TEXT", "colour_labels", "confusion_matrix",
-           "frame_top_levels", "learning_curves", "literal", "per_class_bars", "publish", "save", "style",
-           "synthetic_note", "top_level_legend"]  # fmt: skip
+           "frame_top_levels", "literal", "per_class_bars", "publish", "save", "style", "synthetic_note",
+           "top_level_legend"]  # fmt: skip
 
 # One colour a top level: the hues of Okabe and Ito's colour-blind safe set, at five lightnesses for grey print.
 COLOURS: dict[str, str] = {"m": "#004F8F", "is": "#D08A00", "sp": "#5A1238", "fx": "#00805C", "ss": "#6FC0EE"}
@@ -123,26 +122,6 @@ def confusion_matrix(y_true, y_pred, title: str = "") -> Figure:
     axes.tick_params(axis="x", rotation=90)
     axes.tick_params(axis="y", rotation=0)  # otherwise seaborn rotates them where space is short
     colour_labels([*axes.get_xticklabels(), *axes.get_yticklabels()])
-    return figure
-
-
-def learning_curves(history: pd.DataFrame, title: str = "") -> Figure:
-    """Training loss and validation hF by epoch, from a run's history.csv (columns loss, validation_hF, …)."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2))
-    dark, pale = {"color": "0.2", "marker": "."}, {"color": "0.55", "ls": "--", "marker": "."}
-    left.plot(history["epoch"], history["loss"], label="training (soft targets)", **dark)
-    left.plot(history["epoch"], history["validation_loss"], label="validation (true class)", **pale)
-    left.set(xlabel="epoch", ylabel="cross-entropy (nats)")
-    left.legend(frameon=False)
-    best = history["validation_hF"].idxmax()
-    right.plot(history["epoch"], 100 * history["validation_hF"], label="hF", **dark)
-    right.plot(history["epoch"], 100 * history["validation_accuracy"], label="accuracy", **pale)
-    right.plot(history["epoch"][best], 100 * history["validation_hF"][best], "o", color="0.2", label="best, kept")
-    right.set(xlabel="epoch", ylabel="on validation clips (%)")
-    right.legend(frameon=False, loc="lower right")
-    for axes in (left, right):
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.suptitle(title, x=0.01, ha="left", weight="bold")
     return figure
 
 
