@@ -80,7 +80,8 @@ figures:  ## publish figures and notebook outputs of the embedded run, three see
 	@$(BIN)/python -m tools.publish --runs "$(RUNS)"
 
 bench: install  ## measure the speed against the alternatives (QUICK=1: about a minute, rough)
-	@$(BIN)/python -m benchmarks --runs "$(RUNS)" $(if $(QUICK),--quick) $(ARGS)
+	@# Without the memory settings above: who uses the alternatives has glibc's defaults.
+	@env -u MALLOC_MMAP_MAX_ -u MALLOC_TRIM_THRESHOLD_ $(BIN)/python -m benchmarks --runs "$(RUNS)" $(if $(QUICK),--quick) $(ARGS)
 
 lint: install  ## ruff, for code and notebooks
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
