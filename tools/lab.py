@@ -19,9 +19,10 @@ from nbformat.sign import NotebookNotary
 from haf_utils.io.files import write_json
 from haf_utils.profiles import REPOSITORY
 
-__all__ = ["WORK", "become_lab", "main", "working_copy"]
+__all__ = ["SETTINGS", "WORK", "become_lab", "main", "working_copy"]
 
 WORK = REPOSITORY / "work"
+SETTINGS = Path(__file__).parent / "jupyterlab"  # JupyterLab's, without its question about news; the demo's page
 _COPIED = ".copied.json"  # file -> digest of what was copied
 
 
@@ -60,6 +61,7 @@ def become_lab(page: str, *arguments: str) -> None:
     options = {
         "ServerApp.root_dir": REPOSITORY,
         "LabApp.default_url": f"/{page}",
+        "LabApp.app_settings_dir": SETTINGS,
         "ServerApp.ip": "127.0.0.1",
         "LabApp.news_url": None,
         "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",

@@ -12,13 +12,13 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import websocket
 from conftest import REPOSITORY
 
-from tools.demo import _CELL
 from tools.lab import WORK, working_copy
 
 pytestmark = [
@@ -108,40 +108,55 @@ class Page:
         return until(still, 120, "a picture and a player")
 
 
+@contextmanager
+def jupyterlab(root: Path, module: str, *arguments, **environment):
+    """Address and token of the JupyterLab that `python -m module arguments` becomes."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = root / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
+    settings.parent.mkdir(parents=True)
+    settings.write_text('{"windowingMode": "none"}')  # all cells are in the page
+    own = {"JUPYTERLAB_SETTINGS_DIR": str(root / "settings"), "JUPYTER_DATA_DIR": str(root / "data")}
+    options = [f"--ServerApp.port={port}", "--no-browser", "--allow-root", "--IdentityProvider.token=t"]
+    with open(root / "lab.log", "wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments, *options],
+            cwd=REPOSITORY, env=os.environ | own | environment, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
+    try:
+        until(lambda: f"http://127.0.0.1:{port}/" in (root / "lab.log").read_text(), 120, "JupyterLab")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     """Address of a JupyterLab on a working copy at tiny size, with a folder for runs."""
     root = tmp_path_factory.mktemp("browser")
-    settings = root / "settings" / "@jupyterlab" / "notebook-extension" / "tracker.jupyterlab-settings"
-    settings.parent.mkdir(parents=True)
-    settings.write_text('{"windowingMode": "none"}')  # all cells are in the page
-    environment = os.environ | {
-        "JUPYTERLAB_SETTINGS_DIR": str(root / "settings"),
-        "JUPYTER_DATA_DIR": str(root / "data"),
-        "HAF_OUTPUTS": str(root / "outputs"),
-        "HAF_DEMO_RUNS": str(root / "runs" / "embedded-tiny"),
-        "HAF_PROGRESS": "bars",
-    }
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_DATA_DIR", str(root / "data"))
         working_copy(REPOSITORY / "notebooks", root / WORK.name)
     for path in (root / WORK.name).glob("0[16]_*.ipynb"):
         text = path.read_text("utf-8").replace('profile: str = \\"mini\\"', 'profile: str = \\"tiny\\"')
         path.write_text(text.replace('runs: str = \\"\\"', f'runs: str = \\"{root / "runs"}\\"'), "utf-8")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    options = ["--no-browser", "--allow-root", "--IdentityProvider.token=t", "--LabApp.expose_app_in_browser=True"]
-    with open(root / "lab.log", "wb") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "tools.lab", f"--ServerApp.root_dir={root}", f"--ServerApp.port={port}", *options],
-            cwd=REPOSITORY, env=environment, stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
-    try:
-        until(lambda: f"http://127.0.0.1:{port}/" in (root / "lab.log").read_text(), 120, "JupyterLab")
-        yield f"http://127.0.0.1:{port}", root
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
+    options = f"--ServerApp.root_dir={root}", "--LabApp.expose_app_in_browser=True"
+    with jupyterlab(root, "tools.lab", *options, HAF_OUTPUTS=str(root / "outputs"), HAF_PROGRESS="bars") as address:
+        yield address
+
+
+@pytest.fixture
+def demo(tmp_path, tiny):
+    """Address of the demo, with two runs of "ours" of its own."""
+    from haf_utils.experiment.finetune import finetune
+    from haf_utils.experiment.members import member_configs
+
+    some = ("smoothing (ours)", "plain (ours)"), "Equal"
+    for config in member_configs(tiny, systems={"ours": some}, epochs=1)[0].values():
+        finetune(config, quiet=True)
+    with jupyterlab(tmp_path, "tools.demo", tiny.runs) as address:
+        yield address
 
 
 @pytest.fixture
@@ -166,8 +181,7 @@ def page(tmp_path):
 
 @pytest.mark.parametrize("notebook, seconds", [("01_data_exploration", 300), ("06_ensemble_evaluation", 600)])
 def test_the_explorer_shows_and_plays_the_clip_that_is_chosen(lab, page, notebook, seconds):
-    address, _ = lab
-    page.open(f"{address}/lab/tree/{WORK.name}/{notebook}.ipynb?token=t&reset")
+    page.open(f"{lab}/lab/tree/{WORK.name}/{notebook}.ipynb?token=t&reset")
     page.run_all(seconds)
     shown = page.settled()
     for clip in (1, 2):
@@ -179,20 +193,12 @@ def test_the_explorer_shows_and_plays_the_clip_that_is_chosen(lab, page, noteboo
 
         shown = until(another, 120, "another picture and another sound")
     assert not page.errors, page.errors
+    assert "official Jupyter news" not in page.js("document.body.innerText")
 
 
-def test_the_demo_answers_a_sound_words_and_a_bad_file(lab, page):
-    address, root = lab
-    (root / "demo.ipynb").write_text(
-        json.dumps(
-            {"nbformat": 4, "nbformat_minor": 5, "metadata": {"kernelspec": {"name": "python3", "display_name": "P"}},
-             "cells": [{"cell_type": "code", "id": "a", "metadata": {}, "source": _CELL, "outputs": [],
-                        "execution_count": None}]}
-        )
-    )  # fmt: skip
-    page.open(f"{address}/doc/tree/demo.ipynb?token=t")
-    page.run_all(120)
-    until(lambda: page.js("!!document.querySelector('.jupyter-button')"), 60, "the upload")
+def test_the_demo_answers_a_sound_words_and_a_bad_file(demo, page, tmp_path):
+    page.open(f"{demo}/?token=t")  # leads to the page, which runs itself
+    until(lambda: page.js("!!document.querySelector('.widget-upload, .jupyter-button')"), 240, "the upload")
     page.call("Page.setInterceptFileChooserDialog", enabled=True)
 
     def drop(file: Path) -> None:
@@ -210,8 +216,9 @@ def test_the_demo_answers_a_sound_words_and_a_bad_file(lab, page):
     say = "for (const kind of ['input', 'change']) box.dispatchEvent(new Event(kind, {bubbles: true}))"
     page.js(f"(box => {{box.value = 'a dog barks'; {say}}})(document.querySelector('.widget-text input'))")
     until(lambda: page.js(image) not in (None, without_words), 60, "another answer")
-    bad = root / "bad.wav"
+    bad = tmp_path / "bad.wav"
     bad.write_text("no sound")
     drop(bad)
     until(lambda: "a text or a web page, no recording" in page.js("document.body.innerText"), 60, "the reason")
     assert not page.errors, page.errors
+    assert "official Jupyter news" not in page.js("document.body.innerText")
