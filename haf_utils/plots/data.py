@@ -3,7 +3,7 @@
 Nothing here needs a network. Only the first `EXCERPT_SECONDS` of a recording are decoded, to bound time and memory.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,18 +12,16 @@ import soxr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
-from matplotlib.patches import Rectangle
 
 from haf_utils.folds import grouped_folds, official_folds
 from haf_utils.io.decoding import decoded
 from haf_utils.io.progress import bar
 from haf_utils.io.recordings import AudioError, decode, header
-from haf_utils.plots.style import CLASS_COLOURS, COLOURS, INK, colour_labels
-from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS, TOP_NAMES
+from haf_utils.plots.style import CLASS_COLOURS, COLOURS, colour_labels
+from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS
 
-__all__ = ["audio_figure", "class_axis", "clip_figure", "concentration", "count_figure", "draw_spectrogram", "drawable",
-           "folds_to_show", "gap_figure", "headers", "levels", "load_excerpt", "mel_decibels", "sound_profile",
-           "spectrogram_wall", "split_figure", "token_figure", "uploader_figure"]  # fmt: skip
+__all__ = ["class_axis", "clip_figure", "concentration", "draw_spectrogram", "drawable", "folds_to_show", "gap_figure",
+           "headers", "levels", "load_excerpt", "mel_decibels", "sound_profile"]  # fmt: skip
 
 EXCERPT_SECONDS = 30.0  # BSD's clips are no longer
 MEL_RATE, WINDOW, HOP = 32_000, 1280, 320  # Hz; samples: windows of 40 ms, every 10 ms
@@ -118,128 +116,6 @@ def class_axis(axes: Axes, names: bool = True) -> np.ndarray:
     return places
 
 
-def count_figure(counts: Mapping[str, np.ndarray], title: str = "") -> Figure:
-    """Clips of each class (bars) inside its top level (bands, with their sums); a panel a dataset.
-
-    counts: name of a dataset -> clips of each class (23,).
-    """
-    figure, panels = plt.subplots(1, len(counts), figsize=(4 + 3.4 * len(counts), 5.6), sharey=True, squeeze=False)
-    for axes, (name, values) in zip(panels[0], counts.items(), strict=True):
-        places, total = class_axis(axes), max(int(values.sum()), 1)
-        bars = axes.barh(places, values, color=list(CLASS_COLOURS.values()), height=0.75)
-        axes.bar_label(bars, [f"{value:,}" for value in values], padding=2, fontsize="small", color="0.3")
-        axes.set_xlim(0, 1.9 * max(values.max(), 1))
-        for parent, top in enumerate(TOP_LEVELS):
-            inside = parent == PARENT
-            label = f"{TOP_NAMES[top]}\n{values[inside].sum():,} clips, {values[inside].sum() / total:.0%}"
-            look = {"ha": "right", "va": "center", "fontsize": "small", "color": INK[top], "weight": "bold"}
-            axes.annotate(label, (0.99, places[inside].mean()), xycoords=axes.get_yaxis_transform(), **look)
-        axes.set(xlabel=f"clips in {name} ({values.sum():,})")
-    figure.suptitle(title, x=0.01, ha="left", weight="bold")
-    return figure
-
-
-def _boxes(axes: Axes, values: pd.Series, codes: pd.Series, places: np.ndarray) -> None:
-    """A box a class from the first to the third quartile, whiskers from the 5th to the 95th percentile."""
-    groups = values.groupby(codes)
-    quantiles = groups.quantile([0.05, 0.25, 0.5, 0.75, 0.95]).unstack()
-    for code, (low, first, median, third, high) in zip(quantiles.index, quantiles.to_numpy(), strict=True):
-        place, colour = places[CLASSES.index(code)], CLASS_COLOURS[code]
-        axes.plot([low, high], [place, place], color=colour, lw=1)
-        axes.add_patch(Rectangle((first, place - 0.3), third - first, 0.6, color=colour, alpha=0.75))
-        axes.plot([median, median], [place - 0.3, place + 0.3], color="0.1", lw=1.5)
-
-
-def audio_figure(clips: pd.DataFrame, window: float, title: str = "") -> Figure:
-    """Durations and levels of each class, and the sampling rates.
-
-    clips: a row a clip with code, seconds, rate (Hz) and rms (dBFS, NaN where not decoded);
-    window: seconds that the network reads at once.
-    """
-    figure, panels = plt.subplots(1, 3, figsize=(11, 5.2), width_ratios=(1.25, 1, 0.7), layout="constrained")
-    duration, level, rate = panels
-    places = class_axis(duration)
-    _boxes(duration, clips["seconds"].clip(lower=1e-3), clips["code"], places)
-    duration.axvline(window, color="0.2", ls="--", lw=1)
-    look = {"xycoords": ("data", "axes fraction"), "va": "bottom", "fontsize": "small"}
-    duration.annotate(f" window {window:.3g} s", (window, 0.99), **look)
-    duration.set(xscale="log", xlabel="duration (s)")
-    duration.xaxis.set_major_formatter("{x:g}")
-    places, decoded_clips = class_axis(level, names=False), clips.dropna(subset=["rms"])
-    _boxes(level, decoded_clips["rms"], decoded_clips["code"], places)
-    level.set(xlabel=f"RMS level (dBFS), {len(decoded_clips):,} clips")
-    rates = (clips["rate"] / 1000).value_counts().sort_index()
-    rate.barh([f"{kilohertz:g}" for kilohertz in rates.index], rates, color="0.45")
-    rate.bar_label(rate.containers[0], [f"{count:,}" for count in rates], fontsize="small", padding=2)
-    rate.set(xlabel="clips", ylabel="sampling rate (kHz)", xlim=(0, 1.25 * rates.max()))
-    rate.grid(axis="y", visible=False)
-    figure.suptitle(title, x=0.01, ha="left", weight="bold")
-    return figure
-
-
-def uploader_figure(shares: pd.DataFrame, title: str = "") -> Figure:
-    """Share of each class that comes from its largest uploader, from the next four, and from all others.
-
-    shares: what `concentration` returns.
-    """
-    figure, axes = plt.subplots(figsize=(8.5, 5.4))
-    places = pd.Series(class_axis(axes), CLASSES).reindex(shares.index)
-    colours = [CLASS_COLOURS[code] for code in shares.index]
-    axes.barh(places, 100 * shares["largest"], color=colours, height=0.75)
-    rest = shares["five_largest"] - shares["largest"]
-    axes.barh(places, 100 * rest, left=100 * shares["largest"], color=colours, alpha=0.35, height=0.75)
-    for place, (_, row) in zip(places, shares.iterrows(), strict=True):
-        note = f"{row.uploaders:.0f} people, as diverse as {row.effective:.0f}"
-        axes.annotate(note, (101, place), va="center", fontsize="small", annotation_clip=False)
-    axes.axvline(50, color="0.2", ls="--", lw=1)
-    axes.set(xlim=(0, 100), xlabel="share of the class (%): largest uploader (solid), next four (pale)", title=title)
-    return figure
-
-
-def split_figure(tests: np.ndarray, reference: np.ndarray, title: str = "") -> Figure:
-    """Clips of each class in the test parts of several folds (dots), relative to those of a reference (line at 1).
-
-    tests: clips of each fold and class (F, 23); reference: (23,), a class without clips is left out.
-    """
-    figure, axes = plt.subplots(figsize=(8.5, 5.4))
-    places, occurs = class_axis(axes), reference > 0
-    axes.axvline(1, color="0.1", lw=1.5)
-    for values in tests:
-        axes.plot(values[occurs] / reference[occurs], places[occurs], "o", ms=5, mfc="none", mec="0.3")
-    axes.set(xlabel="clips of the class in a test part, relative to the official one (dots: the folds)", title=title)
-    axes.set_xlim(left=-0.05)
-    return figure
-
-
-def spectrogram_wall(mels: Mapping[str, np.ndarray], seconds: float, title: str = "") -> Figure:
-    """A spectrogram a class, a row a top level. mels: code -> `mel_decibels`; cut or left white after `seconds`."""
-    # Every second frame, in steps of 2 dB: a much smaller file that looks the same.
-    width = round(seconds * MEL_RATE / HOP / 2)
-    gap, band = max(2, width // 25), 16
-    columns = int(np.bincount(PARENT).max())
-    wall = np.full((len(TOP_LEVELS) * (BANDS + band) + 2, columns * (width + gap)), np.nan)
-    figure, axes = plt.subplots(figsize=(9.6, 5.6), layout="constrained")
-    for parent, top in enumerate(TOP_LEVELS):
-        for column, label in enumerate(np.flatnonzero(parent == PARENT)):
-            code, row, left = CLASSES[label], parent * (BANDS + band) + band, column * (width + gap)
-            mel = 2 * np.round(mels.get(code, np.full((BANDS, 0), FLOOR))[::-1, : 2 * width : 2] / 2)
-            wall[row : row + BANDS, left : left + mel.shape[1]] = mel
-            missing = "" if code in mels else " (none)"
-            axes.text(left, row - 3, code + missing, color=INK[top], weight="bold", fontsize="small")
-            axes.add_patch(Rectangle((left - 0.5, row - 0.5), width, BANDS, fill=False, ec=COLOURS[top], lw=1.2))
-        name = TOP_NAMES[top].replace(" ", "\n")
-        look = {"rotation": 90, "ha": "right", "va": "center", "fontsize": "small"}
-        axes.text(-gap, row + BANDS / 2, name, color=INK[top], **look)
-    image = axes.imshow(wall, aspect="auto", **MEL_COLOURS)
-    scale = axes.inset_axes((0.66, 0.9, 0.3, 0.025))  # where the rows of few classes leave room
-    figure.colorbar(image, cax=scale, orientation="horizontal", label="dB relative to the clip's loudest band")
-    axes.set(title=title, xticks=[], yticks=[])
-    axes.set_xlabel(f"each picture: the first {seconds:.3g} s, from {LOW:.0f} Hz (bottom) to {HIGH / 1000:.0f} kHz")
-    axes.grid(visible=False)
-    axes.set_frame_on(False)
-    return figure
-
-
 def draw_spectrogram(axes: Axes, samples: np.ndarray, rate: int, title: str = "") -> None:
     """Draw the `mel_decibels` of float samples (n,) at `rate` Hz, over seconds and kHz (mel scale)."""
     from librosa import mel_frequencies  # here, since importing it takes seconds
@@ -298,25 +174,6 @@ def describe(clip: pd.Series, width: int = 240) -> dict[str, str]:
         value = " ".join(value.split())
         shown[name] = (value[: width - 1] + "…" if len(value) > width else value) or "(none)"
     return shown
-
-
-def token_figure(lengths: Mapping[str, Sequence[int]], limit: int, title: str = "") -> Figure:
-    """Share of texts with at most so many tokens, a curve a kind of text; those named "raw ..." dashed."""
-    figure, axes = plt.subplots(figsize=(8, 3.8))
-    for (name, values), shade in zip(lengths.items(), np.linspace(0, 0.9, len(lengths)), strict=True):
-        values = np.sort(np.asarray(values))
-        share = 100 * np.arange(1, len(values) + 1) / len(values)
-        dashes = "--" if name.startswith("raw") else "-"
-        axes.step(values, share, dashes, where="post", label=name, color=plt.get_cmap("viridis")(shade), lw=1.8)
-    axes.axvline(limit, color="0.2", lw=1)
-    axes.annotate(f" {limit} tokens: the rest is cut", (limit, 4), fontsize="small")
-    axes.set(xscale="log", xlabel="tokens of the text, start and end included", ylabel="share of the texts (%)")
-    ticks = [tick for tick in (2, 5, 10, 20, 50, 100, 200, 500, 1000) if tick <= 2 * max(map(max, lengths.values()))]
-    axes.set_xticks(ticks, ticks)
-    axes.minorticks_off()
-    axes.set(title=title, ylim=(0, 101))
-    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    return figure
 
 
 def gap_figure(high: pd.Series, low: pd.Series, names: tuple[str, str], label: str, title: str = "") -> Figure:

@@ -14,7 +14,7 @@ from haf_utils.audio import AudioError  # noqa: E402
 from haf_utils.plots import data as look  # noqa: E402
 from haf_utils.plots import widgets  # noqa: E402
 from haf_utils.plots.widgets import data_explorer  # noqa: E402
-from haf_utils.taxonomy import CLASSES, TOP_NAMES  # noqa: E402
+from haf_utils.taxonomy import CLASSES  # noqa: E402
 
 
 def tone(frequency, rate, seconds=1.0):
@@ -118,32 +118,11 @@ def test_concentration(table):
     assert found.loc["fx-o", "effective"] == pytest.approx(2) and found.loc["fx-o", "largest"] == 0.5
 
 
-def test_counts_are_shown_with_the_hierarchy():
-    counts = np.zeros(23, int)
-    counts[[0, 1, 11]] = 3, 4, 7
-    axes = look.count_figure({"mine": counts}, "a finding").axes[0]
-    said = " ".join(text.get_text() for text in axes.texts)
-    assert all(name in said for name in TOP_NAMES.values()) and "7 clips, 50%" in said
-    assert [bar.get_width() for bar in axes.patches if bar.get_width() in (3, 4, 7)] == [3, 4, 7]
-
-
-def test_pictures_of_few_clips_and_classes(table, tmp_path):
-    clips = table.assign(seconds=[0.3, 0.1, np.nan, np.nan], rate=[8000, 48000, np.nan, np.nan], rms=np.nan)
-    clips.loc[0, "rms"] = -20
-    reference = np.zeros(23, int)
-    reference[[0, 11]] = 2
-    mel = look.mel_decibels(tone(440, 8000, 0.05), 8000)
-    half = pd.Series({"m-sp": 50.0, "fx-o": np.nan})
-    figures = [
-        look.audio_figure(clips, 10.0, "title"),
-        look.uploader_figure(look.concentration(table), "title"),
-        look.split_figure(np.stack([reference, 0 * reference]), reference, "title"),
-        look.spectrogram_wall({"m-sp": mel, "ss-s": mel}, 1.0, "title"),
-        look.token_figure({"raw texts": [3, 90, 2000], "texts": [2]}, 77, "title"),
-        look.gap_figure(half, half / 2, ("a", "b"), "hF (%)", "title"),
-    ]
-    for number, figure in enumerate(figures):
-        figure.savefig(tmp_path / f"{number}.png", dpi=40)
+def test_a_gap_is_drawn_where_both_scores_are_there():
+    figure = look.gap_figure(pd.Series({"m-sp": 50.0, "fx-o": np.nan}), pd.Series({"m-sp": 25.0}), ("a", "b"), "hF (%)")
+    line = figure.axes[0].collections[0].get_segments()[CLASSES.index("m-sp")]
+    assert line[:, 0].tolist() == [50, 25] and line[0, 1] == line[1, 1] == 0
+    figure.canvas.draw()
 
 
 def test_a_clip_is_shown_whatever_its_metadata_hold(table):
