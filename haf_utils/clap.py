@@ -351,9 +351,11 @@ def load_clap(checkpoint, tokenizer=None, device="cpu", precision: str = "fp32",
     else:
         config, file = ClapConfig(), path
     state = read_state(file) if file.suffix == ".safetensors" else read_state(safetensors_copy(file))
-    network = ClapNetwork(config)
+    with clap_networks().no_init_weights():  # all are loaded below
+        network = ClapNetwork(config)
     expected = network.state_dict()
-    state = {name: value for name, value in expected.items() if _derived(name) or name.startswith(_UNUSED)} | state
+    unused = {name: torch.zeros_like(value) for name, value in expected.items() if name.startswith(_UNUSED)}
+    state = unused | {name: value for name, value in expected.items() if _derived(name)} | state
     match_state(state, expected, checkpoint)
     network.load_state_dict(state)
     device = torch.device(device)

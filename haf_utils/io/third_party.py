@@ -47,7 +47,7 @@ def provide_operators() -> torch.library.Library | None:
 
 @cache
 def clap_networks() -> types.SimpleNamespace:
-    """The classes that CLAP is made of: HTSAT and MLPLayers of laion-clap, RobertaConfig and RobertaModel.
+    """What CLAP is made of: HTSAT and MLPLayers of laion-clap, RobertaConfig and RobertaModel, and `no_init_weights`.
 
     laion-clap's package downloads three tokenizers when imported; its subpackage ``clap_module`` does not, and is found
     once the package's folder is on the path. Raises ImportError if laion-clap is not installed.
@@ -65,15 +65,15 @@ def clap_networks() -> types.SimpleNamespace:
             from clap_module.htsat import HTSAT_Swin_Transformer as HTSAT
             from clap_module.model import MLPLayers
         from transformers import RobertaConfig, RobertaModel
+        from transformers.initialization import no_init_weights
     finally:
         sys.path.remove(folder)
         # laion-clap sets it to /tmp/, where other users may write.
         os.environ.pop("NUMBA_CACHE_DIR", None)
         if numba_cache is not None:
             os.environ["NUMBA_CACHE_DIR"] = numba_cache
-    return types.SimpleNamespace(
-        HTSAT=HTSAT, MLPLayers=MLPLayers, RobertaConfig=RobertaConfig, RobertaModel=RobertaModel
-    )
+    networks = {"HTSAT": HTSAT, "MLPLayers": MLPLayers, "RobertaConfig": RobertaConfig, "RobertaModel": RobertaModel}
+    return types.SimpleNamespace(**networks, no_init_weights=no_init_weights)
 
 
 @cache

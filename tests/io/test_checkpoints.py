@@ -319,3 +319,14 @@ def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path, monkeypatch):
     torch.save(laion_format(state()), path)
     with pytest.warns(UserWarning, match="no safetensors copy"):
         assert same(read_state(safetensors_copy(path)), state())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_one_weight_that_is_not_finite_is_found_and_large_ones_are_fine(tmp_path, value):
+    state = {"good": torch.full((100,), 65_504, dtype=torch.float16), "bad": torch.full((1000,), 3e38)}
+    write_state(state, tmp_path / "large.safetensors")  # both sums overflow
+    assert read_state(tmp_path / "large.safetensors").keys() == state.keys()
+    state["bad"][[3, 5]] = torch.tensor([value, -value])
+    write_state(state, tmp_path / "broken.safetensors")
+    with pytest.raises(CheckpointError, match="not finite, first bad"):
+        read_state(tmp_path / "broken.safetensors")
