@@ -40,7 +40,9 @@ __all__ = ["SCORED", "Place", "add_evaluation", "close_run", "data_digest", "fin
            "config_of", "other_code", "predict_rows", "rows_of", "unpredicted"]  # fmt: skip
 
 SCORED = ("validation", "test", "evaluation")  # parts that a run predicts
-_SAVE_EVERY = 15.0  # seconds between saved states: a shorter run is cheaper to train again than to save
+# Seconds between saved states, and as many for every 100 MB of weights, whose state takes a second to write: a shorter
+# run is cheaper to train again than to save.
+_SAVE_EVERY = 15.0
 # The checkpoint's digest stands for its path, which changes when runs are moved.
 _NO_IDENTITY = (*LOCATION_FIELDS, "initialisation")
 
@@ -62,6 +64,7 @@ def finetune(config: FinetuneConfig, quiet: bool = False, retrain: bool = False)
         _add_evaluation(place.folder, recipe, assembled, rows, quiet)
         return place.folder
     started, saved, events = time.monotonic(), [time.monotonic()], _events(place.folder)
+    pause = _SAVE_EVERY * max(1.0, sum(p.nbytes for p in model.parameters()) / 1e8)
 
     def after_epoch(state: dict) -> None:
         history = state["state"]["history"]
@@ -72,7 +75,7 @@ def finetune(config: FinetuneConfig, quiet: bool = False, retrain: bool = False)
         if inputs.live:
             scores = f"loss {history[-1]['loss']:.3f}, validation hF {100 * history[-1]['validation_hF']:.1f} %"
             line(f"  epoch {len(history)} of {recipe.epochs}: {scores}, at most {left / 60:.1f} min left", quiet)
-        if time.monotonic() - saved[0] > _SAVE_EVERY:
+        if time.monotonic() - saved[0] > pause:
             save_training(state, place.folder / "resume.pt")
             saved[0] = time.monotonic()
 
