@@ -2,9 +2,12 @@
 
     python -m tools.site [FOLDER]        # default: site/
 
-Formulae become MathML, which browsers draw themselves. (The one Mermaid diagram, in notebook 06, stays text.)
+Formulae become MathML, which browsers draw themselves. A Mermaid diagram is shown as JupyterLab drew it once; one
+that has changed since stays text.
 """
 
+import base64
+import hashlib
 import html
 import re
 import sys
@@ -17,14 +20,31 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from haf_utils.io.files import atomic_write
 from haf_utils.profiles import REPOSITORY
+from tools.lab import SETTINGS
 
-__all__ = ["main", "page"]
+__all__ = ["diagram", "main", "page"]
 
 _BLOCKS = "mathjax", "requirejs", "mermaidjs"  # of nbconvert's page: scripts from a content delivery network
-_TEMPLATE = "{% extends 'lab/index.html.j2' %}" + "".join(
-    f"{{% block html_head_js_{name} %}}{{% endblock %}}" for name in _BLOCKS
+_TEMPLATE = (
+    "{% extends 'lab/index.html.j2' %}"
+    + "".join(f"{{% block html_head_js_{name} %}}{{% endblock %}}" for name in _BLOCKS)
+    + """{% block input %}{% if cell.metadata.get("jupyter", {}).get("source_hidden") %}<details><summary>code</summary>
+{{ super() }}</details>{% else %}{{ super() }}{% endif %}{% endblock input %}"""
 )
-_LOOK = "<style>.contents {font: 14px sans-serif; margin: 1em 6em} math {font-size: 110%} img {max-width: 100%}</style>"
+_LOOK = """<style>
+.contents {font: 14px sans-serif; margin: 1em 6em}
+math {font-size: 110%}
+.formula, .jp-Editor, .jp-MarkdownOutput, .jp-OutputArea-output {overflow-x: auto}
+img {max-width: 100%}
+details {min-width: 0; flex: 1}
+summary {font: 12px sans-serif; color: #555; cursor: pointer}
+.jp-OutputArea-output pre {word-break: normal; overflow-wrap: anywhere}
+@media (max-width: 700px) { /* figures keep their size, to be moved sideways, so that their words can be read */
+  .contents {margin: 1em}
+  .jp-RenderedImage {overflow-x: auto}
+  .jp-RenderedImage img {max-width: none !important}
+}
+</style>"""
 
 
 class _Renderer(IPythonRenderer):
@@ -32,7 +52,21 @@ class _Renderer(IPythonRenderer):
         return convert(text.replace(r"\arg\max", r"\mathrm{arg\,max}").replace(r"\arg\min", r"\mathrm{arg\,min}"))
 
     def block_math(self, text: str) -> str:
-        return self.inline_math(text).replace('display="inline"', 'display="block"', 1)
+        formula = self.inline_math(text).replace('display="inline"', 'display="block"', 1)
+        return f'<div class="formula">{formula}</div>'
+
+    def block_mermaidjs(self, code: str) -> str:
+        if not (drawn := diagram(code)).is_file():
+            return super().block_mermaidjs(code)
+        words = html.escape(", ".join(re.findall(r"\w[\[(]([^\])]*)", code)).replace("<br>", " "))
+        image = base64.b64encode(drawn.read_bytes()).decode()
+        shown = f'<img src="data:image/svg+xml;base64,{image}" width="1200" alt="{words}">'
+        return f'<div class="jp-RenderedImage">{shown}</div>'
+
+
+def diagram(code: str) -> Path:
+    """The file of a Mermaid diagram as JupyterLab draws it, named by what it was drawn from."""
+    return SETTINGS / f"diagram-{hashlib.sha256(code.strip().encode()).hexdigest()[:8]}.svg"
 
 
 def page(notebook: nbformat.NotebookNode, title: str) -> str:

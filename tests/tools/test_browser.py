@@ -5,6 +5,7 @@ Spoken to by Chromium's debugging protocol, for which a websocket is enough.
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -14,12 +15,14 @@ import time
 import urllib.request
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import websocket
 from conftest import REPOSITORY
 
 from tools.lab import WORK, working_copy
+from tools.site import diagram
 
 pytestmark = [
     pytest.mark.slow,
@@ -194,6 +197,22 @@ def test_the_explorer_shows_and_plays_the_clip_that_is_chosen(lab, page, noteboo
         shown = until(another, 120, "another picture and another sound")
     assert not page.errors, page.errors
     assert "official Jupyter news" not in page.js("document.body.innerText")
+
+
+def test_the_pages_show_the_diagram_that_jupyterlab_draws(lab, page, tmp_path):
+    notebook = (REPOSITORY / "notebooks" / "06_ensemble_evaluation.ipynb").read_text("utf-8")
+    code = "".join(line for cell in json.loads(notebook)["cells"] for line in cell["source"])
+    kept = diagram(re.search("```mermaid\n(.*?)```", code, re.S)[1])
+    page.open(f"{lab}/lab/tree/{WORK.name}/06_ensemble_evaluation.ipynb?token=t&reset")
+    drawn = until(lambda: page.js("document.querySelector('.jp-RenderedMermaid img')?.src"), 120, "the diagram")
+    drawn = "<svg" + unquote(drawn).partition("<svg")[2]
+    new = tmp_path / kept.name
+    new.write_text(drawn, "utf-8")
+    assert kept.is_file(), f"the diagram has changed: copy {new} to {kept.parent}"
+    words = [
+        re.sub("<style.*?</style>|<[^>]*>", " ", file.read_text("utf-8"), flags=re.S).split() for file in (new, kept)
+    ]
+    assert words[0] == words[1] and "attention" in words[0]
 
 
 def test_the_demo_answers_a_sound_words_and_a_bad_file(demo, page, tmp_path):

@@ -38,6 +38,23 @@ def test_every_formula_of_every_notebook_is_drawn(path):
         assert "\\" not in re.sub("<[^>]*>", "", formula), formula
 
 
+def test_every_diagram_is_a_picture_and_one_that_has_changed_is_text():
+    code = "flowchart LR\n  a[first <br>step] --> b(last)\n"
+    assert "a[first" in page(new_notebook(cells=[new_markdown_cell(f"# T\n\n```mermaid\n{code}```")]), "")
+    for path in NOTEBOOKS:
+        notebook = nbformat.read(path, as_version=4)
+        notebook.cells = [cell for cell in notebook.cells if "```mermaid" in cell.source]
+        made = page(notebook, "").partition("<main")[2]
+        assert made.count("data:image/svg+xml;base64") == len(notebook.cells) and "-->" not in made
+    # (The browser's tests compare the picture with what JupyterLab draws.)
+
+
+def test_code_that_is_collapsed_in_jupyterlab_is_collapsed_in_the_page():
+    cells = [new_code_cell("shown = 1"), new_code_cell("hidden = 2", metadata={"jupyter": {"source_hidden": True}})]
+    shown, _, hidden = page(new_notebook(cells=cells), "").partition("<details>")
+    assert "shown" in shown and "hidden" not in shown.partition("<main")[2] and "hidden" in hidden
+
+
 def test_an_index_leads_to_all_pages(tmp_path):
     assert main([str(tmp_path)]) == 0
     links = re.findall('href="([^"]*)"', (tmp_path / "index.html").read_text("utf-8"))
