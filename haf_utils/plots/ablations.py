@@ -1,16 +1,15 @@
-"""Figures of ablations: differences with their intervals, severity of errors, scores by the amount of data."""
+"""Figures of ablations: differences with their intervals, and the severity of errors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from haf_utils.statistics import decimals
 
-__all__ = ["data_curves", "forest", "severity_bars"]
+__all__ = ["forest", "severity_bars"]
 
 _UP, _DOWN, _OPEN = "#0072B2", "#D55E00", "0.55"  # above zero, below zero, covers zero
 
@@ -82,23 +81,4 @@ def severity_bars(table: pd.DataFrame, title: str = "") -> Figure:
     axes.set(xlabel="share of all clips (%)", title=title, xlim=(0, 1.25 * max(wrong.max(), 1)))
     axes.grid(axis="y", visible=False)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    return figure
-
-
-def data_curves(tables: Mapping[str, pd.DataFrame], colours: Sequence[str], title: str = "") -> Figure:
-    """hF against the number of training clips, a line a system with its 95 % band.
-
-    tables: system -> DataFrame with clips, estimate, low, high (fractions).
-    """
-    figure, axes = plt.subplots(figsize=(7, 4))
-    for (name, table), colour, style in zip(tables.items(), colours, ("-", "--", ":"), strict=False):
-        axes.fill_between(table["clips"], table["low"], table["high"], color=colour, alpha=0.15, lw=0)
-        axes.plot(table["clips"], table["estimate"], style, marker="o", color=colour, label=name)
-    axes.set_xscale("log")
-    marks = sorted({round(clips) for table in tables.values() for clips in table["clips"]})
-    axes.set_xticks(marks, [str(mark) for mark in marks])
-    axes.minorticks_off()
-    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set(xlabel="training clips a fold", ylabel="hF, out of fold", title=title)
-    axes.legend(frameon=False, loc="lower right")
     return figure

@@ -1,40 +1,18 @@
-"""Pictures of notebook 06: test-time views, subsets, diversity, and the predictions of members for one clip."""
+"""Pictures of ensembles: the scores of all subsets, and the predictions of members for one clip."""
 
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from haf_utils.audio import to_float
 from haf_utils.plots.data import class_axis, draw_spectrogram, drawable
-from haf_utils.plots.style import AUDIO, CLASS_COLOURS, COLOURS, INK, PERCENTAGES, TEXT
+from haf_utils.plots.style import AUDIO, CLASS_COLOURS, COLOURS, INK, TEXT
 from haf_utils.taxonomy import CLASSES, PARENT, TOP_LEVELS
 
-__all__ = ["diversity_and_gain", "mistake_spectrograms", "posterior_card", "subset_scores", "view_curves"]
-
-
-def view_curves(table: pd.DataFrame, title: str = "") -> Figure:
-    """Accuracy and hF by the number of views, relative to one view, and the agreement of views; a line a model.
-
-    table: columns model, views, accuracy, hF, agreement, all scores in [0, 1].
-    """
-    figure, axes = plt.subplots(1, 3, figsize=(11, 3.6))
-    panels = {"accuracy": "accuracy (points)", "hF": "hF (points)", "agreement": "clips on which all views agree (%)"}
-    for (model, rows), marker in zip(table.groupby("model", sort=False), "os^Dv", strict=False):
-        for panel, column in zip(axes, panels, strict=True):
-            start = rows[column].iloc[0] if column != "agreement" else 0
-            panel.plot(rows["views"], 100 * (rows[column] - start), marker=marker, ms=4, label=model)
-    for panel, (column, label) in zip(axes, panels.items(), strict=True):
-        panel.set(xlabel="views averaged", ylabel=label, xticks=sorted(set(table["views"])))
-        if column != "agreement":
-            panel.set_title("against one view", fontsize="small")
-            panel.axhline(0, color="0.4", lw=1)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-    figure.suptitle(title, x=0.01, ha="left", weight="bold")
-    return figure
+__all__ = ["posterior_card", "subset_scores"]
 
 
 def subset_scores(table: pd.DataFrame, kinds: Sequence[str], chosen: Sequence[tuple[str, int, float]]) -> Figure:
@@ -64,39 +42,6 @@ def subset_scores(table: pd.DataFrame, kinds: Sequence[str], chosen: Sequence[tu
         axes.text(0.99, 0.02, f"{below} below", transform=axes.transAxes, ha="right", fontsize="small", color="0.3")
     axes.grid(axis="x", visible=False)
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
-
-
-def diversity_and_gain(disagreement: pd.DataFrame, overlap: pd.DataFrame, pairs: pd.DataFrame) -> Figure:
-    """Pairwise diversity of members, and the gain from averaging a pair.
-
-    disagreement, overlap: (M, M) as `ensembles.diversity` gives them; pairs: a row a pair with overlap, gain (hF over
-    the better of the two, a fraction) and mixed (bool).
-    """
-    figure, axes = plt.subplots(1, 3, figsize=(13.5, 4.4), width_ratios=(1, 1, 1.1))
-    panels = ((disagreement, "disagreement (% of clips)"), (overlap, "error overlap (% of errors)"))
-    for number, (panel, (matrix, title)) in enumerate(zip(axes, panels, strict=False)):
-        shown = 100 * matrix.where(~np.eye(len(matrix), dtype=bool))
-        sns.heatmap(shown, ax=panel, annot=True, fmt=".0f", cbar=False, linewidths=0.5, **PERCENTAGES)
-        panel.set_title(title)
-        panel.grid(visible=False)
-        panel.tick_params(axis="x", rotation=90)
-        if number:
-            panel.set_yticks([])
-    for mixed, colour, label in ((False, "0.6", "two of one kind"), (True, COLOURS["m"], "two kinds")):
-        rows = pairs[pairs["mixed"] == mixed]
-        axes[2].scatter(100 * rows["overlap"], 100 * rows["gain"], color=colour, s=30, label=label)
-    axes[2].axhline(0, color="0.4", lw=1)
-    axes[2].set(xlabel="error overlap (%)", ylabel="points of hF over the better of two", title="gain of a pair")
-    axes[2].legend(frameon=False)
-    return figure
-
-
-def mistake_spectrograms(clips: Sequence[tuple[np.ndarray, int, str]]) -> Figure:
-    """Spectrograms side by side. clips: int16 samples (n,), rate in Hz, title."""
-    figure, axes = plt.subplots(1, len(clips), figsize=(4 * len(clips), 3.2), squeeze=False)
-    for panel, (samples, rate, title) in zip(axes[0], clips, strict=True):
-        draw_spectrogram(panel, to_float(samples), rate, title)
     return figure
 
 

@@ -24,7 +24,7 @@ from haf_utils.experiment.ablations import (
 from haf_utils.experiment.grids import grid
 from haf_utils.io.files import write_json
 from haf_utils.metrics import hierarchical_scores
-from haf_utils.plots.ablations import data_curves, forest, severity_bars
+from haf_utils.plots.ablations import forest, severity_bars
 from haf_utils.runs import Predictions, write_predictions
 from haf_utils.statistics import Difference
 from haf_utils.taxonomy import CLASSES, PARENT
@@ -167,7 +167,6 @@ def test_differences_are_told_where_they_are_and_not_where_they_are_not(folder):
     for figure in (
         forest({"modality": table, "again": table}),
         severity_bars(pd.DataFrame({"both": severity(both), "perfect": severity(perfect)}).T),
-        data_curves({"both": pd.DataFrame([{"clips": n, **score(both, rng, 50)} for n in (50, 368)])}, ["k"]),
     ):
         figure.canvas.draw()
         plt.close(figure)
