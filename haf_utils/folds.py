@@ -16,7 +16,7 @@ from haf_utils.config import FOLDS
 from haf_utils.io.files import atomic_write
 from haf_utils.taxonomy import CLASSES, to_labels
 
-__all__ = ["PARTS", "deviation", "grouped_folds", "official_folds", "small_classes", "without_uploaders", "write_split"]
+__all__ = ["PARTS", "deviation", "grouped_folds", "official_folds", "small_classes", "write_split"]
 
 PARTS = ("train", "validation", "test", "evaluation")  # a fold has the first three
 SEED = 1821  # of the official baseline's splits
@@ -107,15 +107,6 @@ def deviation(table: pd.DataFrame, split: Fold, reference: Fold) -> pd.DataFrame
         rows.append((*sizes, distance, CLASSES[worst], int(counts[worst]), int(target[worst])))
     columns = "clips reference_clips uploaders class_distance worst_class worst_clips worst_reference".split()
     return pd.DataFrame(rows, index=pd.Index(PARTS[:3], name="part"), columns=columns)
-
-
-def without_uploaders(table: pd.DataFrame, held_out: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """`table` without clips of the uploaders in `held_out`, and how many were removed.
-
-    With a grouped split of BSD10k, BSD35k-CS loses the clips of validation and test uploaders.
-    """
-    keep = ~table.uploader.isin(set(held_out.uploader) - {""})
-    return table[keep].reset_index(drop=True), int((~keep).sum())
 
 
 def write_split(path: str | os.PathLike, table: pd.DataFrame, split: Fold) -> None:

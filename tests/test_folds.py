@@ -15,7 +15,6 @@ from haf_utils.folds import (
     deviation,
     grouped_folds,
     small_classes,
-    without_uploaders,
     write_split,
 )
 from haf_utils.taxonomy import CLASSES
@@ -151,12 +150,6 @@ def test_clips_without_uploader_stand_alone():
 def test_one_uploader_of_everything_cannot_be_split():
     with pytest.raises(ValueError, match="1 uploaders are too few for 5 folds"):
         grouped_folds(clips(np.repeat([0, 1], 20), ["me"] * 40))
-
-
-def test_extra_clips_of_held_out_uploaders_go():
-    extra = clips([0] * 4, ["a", "b", "", "c"])
-    kept, removed = without_uploaders(extra, clips([0] * 3, ["b", "c", ""]))
-    assert list(kept.uploader) == ["a", ""] and removed == 2
 
 
 def test_a_split_is_written_whole_and_only_its_clips(tmp_path):

@@ -15,14 +15,13 @@ import pandas as pd
 
 from haf_utils.config import LOCATION_FIELDS, FinetuneConfig, differing, parameters, resolve
 from haf_utils.experiment.finetune import config_of, other_code
-from haf_utils.io.files import atomic_write
 from haf_utils.metrics import confusion, error_severity, scores_from_confusion
 from haf_utils.runs import Run, RunError, finished, load_run
 from haf_utils.statistics import Difference, bootstrap, decimals, interval, mcnemar, paired_difference
 
 __all__ = ["Pooled", "compare", "compare_all", "errors_inside_parent", "head_twin", "joint_recipes", "on_clips",
            "one_fold", "one_seed", "pool", "read_runs", "recipe_of", "score", "severity", "standing", "told",
-           "verdict", "without_tta", "write_table"]  # fmt: skip
+           "verdict", "without_tta"]  # fmt: skip
 
 REPLICATE_FIELDS = (*LOCATION_FIELDS, "fold", "seed")  # what may differ between the runs that are pooled
 
@@ -286,8 +285,3 @@ def standing(differences: Mapping[str, Difference]) -> str:
 def told(table: pd.DataFrame) -> pd.Series:
     """Whether the interval of a row (low, high) excludes zero: boolean Series with the index of `table`."""
     return (table["low"] > 0) | (table["high"] < 0)
-
-
-def write_table(table: pd.DataFrame, folder: Path | str) -> None:
-    """Write all comparisons to `<folder>/ablations.csv`."""
-    atomic_write(Path(folder) / "ablations.csv", lambda path: table.to_csv(path))
