@@ -45,7 +45,7 @@ KNOWN = {"630k": "630k-best.pt", "630k-audioset": "630k-audioset-best.pt"}
 LAION, ROBERTA = "lukewys/laion_clap", "FacebookAI/roberta-base"
 ENGINES = ("auto", "torch", "openvino")
 # From these on, OpenVINO saves what it costs to import it and to convert the network, even at its first use.
-_CLIPS_FOR_OPENVINO, _HTSAT_DIM_FOR_OPENVINO = 512, 96
+_CLIPS_FOR_OPENVINO, _LAION_DIM = 512, 96  # the width of HTSAT-tiny
 
 
 class ClapNetwork(nn.Module):
@@ -211,7 +211,7 @@ class Clap:
         """In this context the network embeds audio by the engine for `clips` recordings, in eval mode and for inference
         alone. Where "auto" would take OpenVINO and cannot import it, a warning says so."""
         network, before = self.network.eval(), self.network.encoder
-        large = clips >= _CLIPS_FOR_OPENVINO and self.config.htsat_dim >= _HTSAT_DIM_FOR_OPENVINO
+        large = clips >= _CLIPS_FOR_OPENVINO and self.config.htsat_dim >= _LAION_DIM
         auto = self.engine == "auto" and self.device.type == "cpu" and large and fast.enabled()
         if auto or self.engine == "openvino":
             try:
@@ -242,12 +242,13 @@ class Clap:
         `clips`: paths, or int16 samples at `config.audio.sample_rate` (of an audio store). The embedding of a clip
         longer than the window is the average over its fixed windows. Nothing is random, and no embedding depends on the
         batch. Apart from the result, memory does not grow with the number of clips.
-        `batch`: clips decoded, and windows embedded, at once (by default at most 8, on a GPU 32).
+        `batch`: clips decoded, and windows embedded, at once (by default at most 3 or 8, on a GPU 32).
         Raises AudioError that names the first recording that cannot be used.
         """
         audio, threads = self.config.audio, torch.get_num_threads()
-        if batch is None:  # on a CPU each core takes a batch, so that few clips are shared among all cores
-            batch = max(1, min(8, math.ceil(len(clips) / threads))) if self.device.type == "cpu" else 32
+        if batch is None:  # on a CPU a batch a core, of wide networks so small that malloc keeps its memory
+            most = 3 if self.config.htsat_dim >= _LAION_DIM else 8
+            batch = max(1, min(most, math.ceil(len(clips) / threads))) if self.device.type == "cpu" else 32
         mean = np.zeros((len(clips), self.config.embedding), np.float32)
         turn = gate(self.device)
 

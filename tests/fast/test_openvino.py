@@ -224,7 +224,7 @@ def test_where_openvino_is_missing(clap, clips, monkeypatch):
     expected = clap.embed_audio(clips[:2], progress=False)
     monkeypatch.setitem(sys.modules, "openvino", None)
     monkeypatch.setattr(clap_module, "_CLIPS_FOR_OPENVINO", 2)
-    monkeypatch.setattr(clap_module, "_HTSAT_DIM_FOR_OPENVINO", 1)
+    monkeypatch.setattr(clap_module, "_LAION_DIM", 1)
     with pytest.raises(ImportError, match="pip install --no-deps openvino==.*or choose engine 'torch'"):
         dataclasses.replace(clap, engine="openvino")
     auto = dataclasses.replace(clap, engine="auto")
@@ -239,7 +239,7 @@ def test_a_checkpoint_is_loaded_with_an_engine(clips, monkeypatch):
     by_torch, auto = load_clap("data/clap-mini"), load_clap("data/clap-mini", engine="auto")
     expected = by_torch.embed_audio(clips, progress=False)
     monkeypatch.setattr(clap_module, "_CLIPS_FOR_OPENVINO", 2)
-    monkeypatch.setattr(clap_module, "_HTSAT_DIM_FOR_OPENVINO", 1)
+    monkeypatch.setattr(clap_module, "_LAION_DIM", 1)
     monkeypatch.setattr(torch_htsat, "encode", None)  # HTSAT's forward pass is not PyTorch's
     np.testing.assert_allclose(auto.embed_audio(clips, progress=False), expected, atol=1e-5)
 
