@@ -12,12 +12,29 @@ from scipy.special import log_expit, logsumexp
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.model_selection import KFold
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import LinearSVC
 from sklearn.utils.validation import check_is_fitted
 
 from haf_utils.taxonomy import CLASSES, to_labels
 
-__all__ = ["MetadataClassifier", "metadata_classifier"]
+__all__ = ["MetadataClassifier", "metadata_classifier", "neighbour_posteriors", "of_all_classes"]
+
+NEIGHBOURS = 10  # ours
+
+
+def of_all_classes(probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Posteriors of the classes seen in training (N, C) -> of all 23, 0 for the others."""
+    result = np.zeros((len(probabilities), len(CLASSES)))
+    result[:, classes] = probabilities
+    return result
+
+
+def neighbour_posteriors(train: np.ndarray, labels: np.ndarray, test: np.ndarray, k: int = NEIGHBOURS) -> np.ndarray:
+    """Votes of the `k` nearest by cosine, weighted by closeness: (M, E), labels (M,), (N, E) -> posteriors (N, 23)."""
+    model = KNeighborsClassifier(min(k, len(train)), weights="distance", metric="cosine", algorithm="brute")
+    model.fit(train, labels)
+    return of_all_classes(model.predict_proba(test), model.classes_)
 
 
 def metadata_classifier() -> "MetadataClassifier":

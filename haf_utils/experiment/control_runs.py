@@ -14,10 +14,9 @@ import numpy as np
 import pandas as pd
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
 
 from haf_utils.config import FinetuneConfig, Recipe, resolve
-from haf_utils.controls import metadata_classifier
+from haf_utils.controls import metadata_classifier, neighbour_posteriors, of_all_classes
 from haf_utils.corpus import Corpus
 from haf_utils.experiment.assembly import assemble, checkpoint_of, load_source, text_order
 from haf_utils.experiment.finetune import SCORED, add_evaluation, close_run, open_run, rows_of, unpredicted
@@ -28,11 +27,9 @@ from haf_utils.model import Model
 from haf_utils.posteriors import read_fold
 from haf_utils.profiles import profile
 from haf_utils.runs import Predictions
-from haf_utils.taxonomy import CLASSES
 
-__all__ = ["CONTROLS", "neighbour_posteriors", "run_control"]
+__all__ = ["CONTROLS", "run_control"]
 
-NEIGHBOURS = 10  # ours
 STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # ours: inverse regularisation of the linear probe, chosen on validation
 
 # kind -> modalities that it reads
@@ -124,13 +121,6 @@ def _predictions(data: ControlData, posteriors: Callable, modality: str) -> dict
     return result
 
 
-def _spread(probabilities: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Posteriors of the classes seen in training (N, C) -> of all 23, 0 for the others."""
-    result = np.zeros((len(probabilities), len(CLASSES)))
-    result[:, classes] = probabilities
-    return result
-
-
 def _vectors(data: ControlData, modality: str) -> np.ndarray:
     """The vector of each clip for scikit-learn: audio embedding, for "both" also the text embedding and presence."""
     inputs = data.inputs
@@ -145,13 +135,6 @@ def _zero_shot(data: ControlData) -> Callable:
     return lambda rows: clap.zero_shot(audio[rows])
 
 
-def neighbour_posteriors(train: np.ndarray, labels: np.ndarray, test: np.ndarray, k: int = NEIGHBOURS) -> np.ndarray:
-    """Votes of the `k` nearest by cosine, weighted by closeness: (M, E), labels (M,), (N, E) -> posteriors (N, 23)."""
-    model = KNeighborsClassifier(min(k, len(train)), weights="distance", metric="cosine", algorithm="brute")
-    model.fit(train, labels)
-    return _spread(model.predict_proba(test), model.classes_)
-
-
 def _neighbours(data: ControlData) -> Callable:
     vectors, train = _vectors(data, "both"), data.rows["train"]
     return lambda rows: neighbour_posteriors(vectors[train], data.labels[train], vectors[rows])
@@ -164,12 +147,12 @@ def _linear(data: ControlData) -> Callable:
     best, lowest = None, np.inf
     for strength in STRENGTHS:
         model = LogisticRegression(C=strength, max_iter=1000).fit(vectors[train], data.labels[train])
-        probabilities = _spread(model.predict_proba(vectors[validation]), model.classes_)
+        probabilities = of_all_classes(model.predict_proba(vectors[validation]), model.classes_)
         # Clipped, since a class without training clips has posterior 0; the penalty is the same for all strengths.
         loss = -np.log(probabilities[np.arange(len(validation)), data.labels[validation]].clip(1e-12)).mean()
         if loss < lowest:
             best, lowest = model, loss
-    return lambda rows: _spread(best.predict_proba(vectors[rows]), best.classes_)
+    return lambda rows: of_all_classes(best.predict_proba(vectors[rows]), best.classes_)
 
 
 def _metadata(data: ControlData) -> Callable:

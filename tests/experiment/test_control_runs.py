@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from haf_utils.controls import neighbour_posteriors
 from haf_utils.experiment import control_runs
-from haf_utils.experiment.control_runs import CONTROLS, neighbour_posteriors, run_control
+from haf_utils.experiment.control_runs import CONTROLS, run_control
 from haf_utils.experiment.workspace import Workspace, finetune_config
 from haf_utils.runs import load_run
 from haf_utils.training import finetune
