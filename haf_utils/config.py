@@ -40,6 +40,7 @@ class FinetuneConfig:
     system: str = "haf"  # haf, text_aux, passt
     train: str = "joint"  # head (frozen backbone), joint
     initialisation: str = "pretrained"  # pretrained (the profile's), random, a known name, a checkpoint, a run folder
+    whole_model: bool = False  # stage 3: backbone and classifier start as the run folder in `initialisation` left them
     split: str = "official"  # official, uploader
     fold: int = 0
     seed: int = 0
@@ -59,6 +60,10 @@ class FinetuneConfig:
     top_level_weight: float = 0.0  # weight of the auxiliary top-level loss
     text_at_inference: bool = False  # Text-Aux CLAP: the extension
     extra_weight: float = 0.0  # weight of BSD35k-CS's clips in the loss, 0 leaves them out; the report: 1
+    teacher: str = ""  # stage 2: a table or folder of posteriors of BSD35k-CS's clips, as `haf posteriors` writes them
+    soft_weight: float = 1.0  # the teacher's share λ: targets of BSD35k-CS's clips are (1 − λ)·hard + λ·soft
+    agreement: float = 0.0  # clips of BSD35k-CS train whose label is this probable, by the teacher or else neighbours
+    confidence_weight: bool = False  # a clip's weight in the loss is its annotators' confidence / 5
     posteriors: str = ""  # third input: a table of class probabilities, or a folder of nested ones, fold_<k>.csv
     data_share: float = 1.0  # share of the training clips that is used (learning curves)
     shuffle_texts: bool = False  # a planted effect: each clip gets the text of another
@@ -122,6 +127,8 @@ _RANGES = {  # inclusive
     "tta_views": (0, 100),
     "top_level_weight": (0, 100),
     "extra_weight": (0, 100),
+    "soft_weight": (0, 1),
+    "agreement": (0, 1),
     "data_share": (0.001, 1),
     "epochs": (1, 10_000),
     "batch": (2, 100_000),
@@ -131,7 +138,8 @@ _RANGES = {  # inclusive
 }
 # Where a run is, not what it is.
 LOCATION_FIELDS = tuple("dataset runs extra evaluation scratch weights tokenizer name device".split())
-_TAKEN = ("stores", "embeddings", "errors", "sweeps", "notebooks", "figures", "submission")  # folders beside the runs
+# Folders beside the runs.
+_TAKEN = ("stores", "embeddings", "errors", "sweeps", "notebooks", "figures", "submission", "posteriors")
 _UNNAMED = ("profile", "system", "train", "fold", "seed", "precision")  # stand in a name's fixed places, or nowhere
 
 
@@ -157,6 +165,12 @@ def check(config: FinetuneConfig) -> None:
         raise ValueError("system='passt' trains jointly: pass train='joint'")
     if config.posteriors and (config.system != "haf" or config.modality == "text"):
         raise ValueError("posteriors are a third input of system='haf' with modality='both' or 'audio'")
+    if (config.teacher or config.agreement) and not config.extra_weight:
+        raise ValueError("teacher and agreement are about BSD35k-CS's clips: pass extra=… and extra_weight=1.0")
+    if config.soft_weight != 1 and not config.teacher:
+        raise ValueError(f"soft_weight={config.soft_weight!r} is the share of a teacher: pass teacher=…")
+    if config.agreement and config.system == "passt" and not config.teacher:
+        raise ValueError("PaSST has no embeddings to compare: agreement needs a teacher there")
     check_device(config.device)
 
 

@@ -1,5 +1,6 @@
 """From a recipe to what the training needs: the corpus, the model and its inputs, and what these come from."""
 
+import dataclasses
 import hashlib
 import warnings
 from functools import cache, lru_cache
@@ -13,6 +14,7 @@ from tokenizers import Tokenizer
 
 from haf_utils.clap import KNOWN, Clap, ClapNetwork, load_clap, load_tokenizer
 from haf_utils.config import FinetuneConfig, Recipe
+from haf_utils.controls import neighbour_posteriors
 from haf_utils.corpus import Corpus, load_corpus
 from haf_utils.experiment.code import code_digests
 from haf_utils.folds import PARTS
@@ -21,12 +23,14 @@ from haf_utils.io.checkpoints import read_weights
 from haf_utils.io.files import atomic_write, read_npz
 from haf_utils.model import ClapBackbone, HafClassifier, LinearClassifier, Model, PasstBackbone, TextAuxClassifier
 from haf_utils.passt import build_passt
-from haf_utils.posteriors import read_fold
+from haf_utils.posteriors import Posteriors, read_fold
 from haf_utils.profiles import REPOSITORY, Profile, profile
+from haf_utils.runs import Run, RunError, load_run
 from haf_utils.taxonomy import CLASSES
 
-__all__ = ["Assembled", "assemble", "checkpoint_digest", "checkpoint_of", "checkpoint_used", "classifier_of",
-           "corpus_of", "embeddings", "load_source", "text_order", "third_input"]  # fmt: skip
+__all__ = ["Assembled", "agreeing", "assemble", "checkpoint_digest", "checkpoint_of", "checkpoint_used",
+           "classifier_of", "corpus_of", "embedded", "embeddings", "initialisation_of", "load_source", "soft_labels",
+           "text_order", "third_input"]  # fmt: skip
 
 SHIPPED = "embeddings shipped with the dataset"  # stands where a checkpoint's digest would
 
@@ -48,16 +52,15 @@ def corpus_of(recipe: Recipe) -> Corpus:
 
 
 def assemble(recipe: Recipe) -> Assembled:
-    """Raises ValueError where the corpus lacks what the training asks for (audio, for joint training), and as
-    `third_input`."""
+    """Raises ValueError where the corpus lacks what the training asks for (audio, for joint training), RunError where
+    the run to start from knows clips that this one scores, or cannot be continued, and as `third_input`."""
     corpus, source = corpus_of(recipe), checkpoint_of(recipe)
     if recipe.train == "joint" and corpus.features is not None:
         raise ValueError(f"{recipe.dataset} has embeddings but no audio: pass train='head', or unpack audio.zip")
-    order = text_order(corpus, recipe.shuffle_texts)
+    order, start = text_order(corpus, recipe.shuffle_texts), start_of(recipe, corpus)
     if recipe.train == "head":
-        where = str(Path(recipe.scratch or recipe.runs) / "embeddings"), recipe.device, recipe.tokenizer
-        audio, text = embeddings(corpus, source, recipe.seed, recipe.profile, *where)
-        arrays = (audio, text[order], corpus.presence[order])
+        audio, text = embedded(recipe, corpus)
+        arrays = (audio, text, corpus.presence[order])
         inputs = CachedInputs(*(torch.from_numpy(np.ascontiguousarray(a)).to(recipe.device) for a in arrays))
         backbone, width = None, audio.shape[1]
     elif recipe.system == "passt":
@@ -76,7 +79,13 @@ def assemble(recipe: Recipe) -> Assembled:
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         classifier = classifier_of(recipe, width)
-    model = Model(backbone, classifier).to(recipe.device)
+    model = Model(backbone, classifier)
+    if recipe.whole_model and start:
+        try:
+            model.load_state_dict(read_weights(start.folder))
+        except RuntimeError as error:
+            raise RunError(f"{start.folder} is another model than is to be continued: {error}") from error
+    model.to(recipe.device)
     return Assembled(corpus, model, inputs, checkpoint_used(recipe, corpus))
 
 
@@ -96,6 +105,80 @@ def classifier_of(recipe: Recipe, width: int) -> torch.nn.Module:
     return HafClassifier(width, recipe.sizes.latent, recipe.dropout, *choices)
 
 
+def start_of(recipe: Recipe, corpus: Corpus) -> Run | None:
+    """The run that `initialisation` names, None where it is no run of ours. Raises RunError where that run was trained
+    on clips that this one scores, or for another fold, whose teacher was."""
+    folder = initialisation_of(recipe)
+    if not (Path(folder) / "split.csv").is_file():
+        return None
+    run, part = load_run(folder), corpus.parts(recipe.split, recipe.fold)
+    theirs = run.config["config"]
+    scored = corpus.table["sound_id"].astype(str)[np.isin(part, PARTS[1:3])]
+    seen = scored[scored.isin(run.split.loc[run.split["part"] == "train", "sound_id"])]
+    if len(seen) or (theirs["split"], theirs["fold"]) != (recipe.split, recipe.fold):
+        raise RunError(
+            f"initialisation={folder} was trained for fold {theirs['fold']} of the {theirs['split']} split, on "
+            f"{len(seen)} of the clips that fold {recipe.fold} ({recipe.split}) scores: start from a run of that fold"
+        )
+    return run
+
+
+def _looked_up(table: Posteriors, corpus: Corpus) -> tuple[np.ndarray, torch.Tensor]:
+    """Of every row of the corpus, its row in the table (N,), -1 for none, and posteriors (N, 23) float32, then zero."""
+    rows = pd.Index(table.ids).get_indexer(corpus.table["sound_id"].astype(str))
+    known = torch.zeros(len(rows), len(CLASSES))
+    known[rows >= 0] = torch.from_numpy(table.probabilities[rows[rows >= 0]]).float()
+    return rows, known
+
+
+@lru_cache(2)
+def soft_labels(recipe: Recipe, corpus: Corpus) -> torch.Tensor:
+    """The teacher's posteriors (N, 23) float32 of BSD35k-CS's clips; zero for those it has no row for, and all others.
+
+    Warns of what it lacks. Raises ValueError where there is no clip to label, where a model of another fold, which
+    trained on test clips of this one, labels one, where the table knows some test clips of this fold only, as one made
+    for another split does, and as `posteriors.read`.
+    """
+    table, ids = read_fold(recipe.teacher, recipe.fold), corpus.table["sound_id"].astype(str)
+    rows, known = _looked_up(table, corpus)
+    crowd = (corpus.table["origin"] == "bsd35k-cs").to_numpy()
+    if not (rows[crowd] >= 0).any():
+        if not crowd.any():
+            raise ValueError(f"teacher={recipe.teacher} labels BSD35k-CS's clips, and there are none: pass extra=…")
+        table.for_ids(ids[crowd])  # raises
+    tested = rows[corpus.parts(recipe.split, recipe.fold) == "test"]
+    where, notes = f"fold {recipe.fold} of the {recipe.split} split", []
+    if lacking := int((rows[crowd] < 0).sum()):
+        notes.append(f"has no row for {lacking} of {crowd.sum()} clips of BSD35k-CS, which keep their labels")
+    if table.folds is None:
+        notes.append("has no column fold, and counts as made without any of BSD10k's labels, as by a language model")
+    elif others := int((table.folds[rows[crowd & (rows >= 0)]] != recipe.fold).sum()):
+        raise ValueError(f"{table.source} labels {others} clips by models that trained on test clips of {where}")
+    elif 0 < (unseen := int((tested >= 0).sum())) < len(tested):
+        raise ValueError(f"{table.source} scores {unseen} of {len(tested)} test clips of {where}: it is of another")
+    if notes:
+        warnings.warn(f"{table.source} {'; it '.join(notes)}", stacklevel=2)
+    known[~crowd] = 0
+    return known
+
+
+def agreeing(recipe: Recipe, corpus: Corpus) -> np.ndarray:
+    """Which rows (N,) bool may train: of BSD35k-CS those whose label has a probability of `agreement` at least, by the
+    teacher, without one by the votes of the nearest training clips of BSD10k. Raises ValueError where none has."""
+    kept, crowd = np.ones(len(corpus.table), bool), (corpus.table["origin"] == "bsd35k-cs").to_numpy()
+    if recipe.agreement and crowd.any():
+        if recipe.teacher:
+            votes = soft_labels(recipe, corpus).numpy()[crowd]
+        else:
+            vectors, own = np.hstack(embedded(recipe, corpus)), corpus.parts(recipe.split, recipe.fold) == "train"
+            own &= ~crowd
+            votes = neighbour_posteriors(vectors[own], corpus.labels[own], vectors[crowd])
+        kept[crowd] = votes[np.arange(crowd.sum()), corpus.labels[crowd]] >= recipe.agreement
+        if not kept[crowd].any():
+            raise ValueError(f"agreement={recipe.agreement} leaves no clip of BSD35k-CS: lower it")
+    return kept
+
+
 @lru_cache(2)
 def third_input(recipe: Recipe, corpus: Corpus) -> torch.Tensor | None:
     """Posteriors (N, 23) float32 of every row of the corpus, zero where the table has none; None without a table.
@@ -106,9 +189,8 @@ def third_input(recipe: Recipe, corpus: Corpus) -> torch.Tensor | None:
     if not recipe.posteriors:
         return None
     table, part = read_fold(recipe.posteriors, recipe.fold), corpus.parts(recipe.split, recipe.fold)
-    ids = corpus.table["sound_id"].to_numpy().astype(str)
-    rows = pd.Index(table.ids).get_indexer(ids)
-    there, known = rows >= 0, torch.zeros(len(ids), len(CLASSES))
+    ids, (rows, known) = corpus.table["sound_id"].to_numpy().astype(str), _looked_up(table, corpus)
+    there = rows >= 0
     for name in PARTS[:3]:
         if not there[part == name].any():
             table.for_ids(ids[part == name])  # raises
@@ -122,7 +204,6 @@ def third_input(recipe: Recipe, corpus: Corpus) -> torch.Tensor | None:
         notes.append("was made by models that saw the test labels: as an input it carries them at second order")
     if notes:
         warnings.warn(f"{table.source} {'; it '.join(notes)}", stacklevel=2)
-    known[there] = torch.from_numpy(table.probabilities[rows[there]]).float()
     return known
 
 
@@ -141,6 +222,13 @@ def _live(recipe: Recipe, corpus: Corpus, window: int, tokens: list | None = Non
 
 
 # Embeddings -----------------------------------------------------------------------------------------------------------
+
+
+def embedded(recipe: Recipe, corpus: Corpus) -> tuple[np.ndarray, np.ndarray]:
+    """`embeddings` of the clips by the backbone that a run starts from, each with the text that the run gives it."""
+    where = str(Path(recipe.scratch or recipe.runs) / "embeddings"), recipe.device, recipe.tokenizer
+    audio, text = embeddings(corpus, checkpoint_of(recipe), recipe.seed, recipe.profile, *where)
+    return audio, text[text_order(corpus, recipe.shuffle_texts)]
 
 
 @cache
@@ -192,11 +280,31 @@ def _embed(clap: Clap, corpus: Corpus, rows: np.ndarray) -> tuple[np.ndarray, np
 
 
 def checkpoint_of(config: FinetuneConfig) -> str:
-    """What `initialisation` means: "random", a known name, or the path of a checkpoint or run folder that exists.
+    """Where the backbone comes from: "random", a known name, or the path of a checkpoint or run folder that exists.
 
-    Paths are looked for as they are, in the repository and among the runs, where they are found again after runs and
-    checkpoints were moved together.
+    A head that is continued as a whole model stays on the embeddings that it was trained on. Raises RunError where the
+    run to continue is absent, or what these came from has changed since.
     """
+    source = initialisation_of(config)
+    if not config.whole_model:
+        return source
+    if not (Path(source) / "split.csv").is_file():
+        raise RunError(f"initialisation={source} is no run folder, which whole_model=True continues: put it there")
+    run = load_run(source)
+    if (theirs := run.config["config"])["train"] != config.train:
+        raise RunError(f"{source} was trained with train={theirs['train']!r}: continue it as a whole model in that way")
+    if config.train == "joint":
+        return source
+    whole, source = theirs.get("whole_model", False), theirs["initialisation"]
+    source = checkpoint_of(dataclasses.replace(config, initialisation=source, whole_model=whole))
+    if run.config["digests"]["checkpoint"] not in (SHIPPED, checkpoint_digest(source, config.seed)):
+        raise RunError(f"{run.folder} was trained on another checkpoint than {source} is now: train it again")
+    return source
+
+
+def initialisation_of(config: FinetuneConfig) -> str:
+    """What `initialisation` means. Paths are looked for as they are, in the repository and among the runs, where they
+    are found again after runs and checkpoints were moved together."""
     source, sizes = config.initialisation, profile(config.profile)
     if source == "pretrained":
         source = config.weights or (sizes.passt_checkpoint if config.system == "passt" else sizes.checkpoint)

@@ -22,7 +22,17 @@ import torch
 import haf_utils
 from haf_utils.config import LOCATION_FIELDS, FinetuneConfig, Recipe, parameters, resolve
 from haf_utils.corpus import Corpus
-from haf_utils.experiment.assembly import Assembled, assemble, checkpoint_used, corpus_of, third_input
+from haf_utils.experiment.assembly import (
+    Assembled,
+    agreeing,
+    assemble,
+    checkpoint_digest,
+    checkpoint_used,
+    corpus_of,
+    initialisation_of,
+    soft_labels,
+    third_input,
+)
 from haf_utils.experiment.code import changed_files, code_digests
 from haf_utils.experiment.workspace import clips_digest
 from haf_utils.folds import PARTS
@@ -102,10 +112,28 @@ def _events(folder: Path):
 
 
 def training_targets(recipe: Recipe, corpus: Corpus) -> torch.Tensor:
-    """Targets (N, 23) of every row of the corpus; the row of a clip of BSD35k-CS sums to `extra_weight`."""
+    """Targets (N, 23) of every row of the corpus; the row of a clip of BSD35k-CS sums to `extra_weight`, and is
+    (1 − λ)·hard + λ·soft where a teacher has posteriors of it; that of a clip of BSD10k sums to 1, or to its weight.
+
+    Raises as `soft_labels`, and ValueError where clips are to be weighted and none has a confidence.
+    """
     soft = targets(torch.tensor(corpus.labels).clamp(min=0), recipe.smoothing, recipe.smoothing_factor)
+    if recipe.teacher:
+        taught = soft_labels(recipe, corpus)
+        known = taught.any(1)
+        soft[known] = torch.lerp(soft[known], taught[known], recipe.soft_weight)
+    if recipe.confidence_weight:
+        soft *= torch.from_numpy(_confidence(recipe, corpus))[:, None]
     soft[torch.tensor((corpus.table["origin"] == "bsd35k-cs").to_numpy(copy=True))] *= recipe.extra_weight
     return soft
+
+
+def _confidence(recipe: Recipe, corpus: Corpus) -> np.ndarray:
+    """The annotators' confidence, 1 to 5, as weights (N,) of 0.2 to 1; 1 where nobody noted one, as in BSD35k-CS."""
+    noted = corpus.table["confidence"]
+    if noted.isna().all():
+        raise ValueError(f"confidence_weight=True: no clip of {recipe.dataset} has a confidence, as in BSD10k-v1.2")
+    return (noted.fillna(5.0).clip(1, 5) / 5).to_numpy(np.float32)
 
 
 def predict_rows(model: torch.nn.Module, recipe: Recipe, assembled: Assembled, rows: np.ndarray) -> Predictions:
@@ -174,12 +202,14 @@ def config_of(run: Run, **changes) -> FinetuneConfig:
 
 
 def rows_of(recipe: Recipe, corpus: Corpus) -> dict[str, np.ndarray]:
-    """Rows of the corpus by part, the training clips after `extra_weight` and `data_share`, which keeps each class's
-    proportion. Raises ValueError if a part has no clips."""
+    """Rows of the corpus by part, the training clips after `extra_weight`, `agreement`, and `data_share`, which keeps
+    each class's proportion. Raises ValueError if a part has no clips."""
     part = corpus.parts(recipe.split, recipe.fold)
     rows = {name: np.flatnonzero(part == name) for name in PARTS}
     if recipe.extra_weight == 0:
         rows["train"] = rows["train"][corpus.table["origin"].to_numpy()[rows["train"]] != "bsd35k-cs"]
+    elif recipe.agreement:
+        rows["train"] = rows["train"][agreeing(recipe, corpus)[rows["train"]]]
     if recipe.data_share < 1:
         rng, labels = np.random.default_rng([recipe.seed, 2]), corpus.labels[rows["train"]]
         kept = []
@@ -194,9 +224,15 @@ def rows_of(recipe: Recipe, corpus: Corpus) -> dict[str, np.ndarray]:
 
 
 def data_digest(recipe: Recipe, corpus: Corpus, rows: Mapping[str, np.ndarray]) -> str:
-    """Digest of the clips that a run trains on and is judged on, with their posteriors from outside: not of others, nor
-    of the evaluation set."""
+    """Digest of the clips that a run trains on and is judged on, with what it uses of them: posteriors from outside and
+    of a teacher, confidences; and of the whole model that it continues. Not of others, nor of the evaluation set."""
     digest, posteriors = hashlib.sha256(), third_input(recipe, corpus)
+    if recipe.teacher:
+        digest.update(soft_labels(recipe, corpus)[rows["train"]].numpy().tobytes())
+    if recipe.confidence_weight:
+        digest.update(_confidence(recipe, corpus)[rows["train"]].tobytes())
+    if recipe.whole_model:
+        digest.update(checkpoint_digest(initialisation_of(recipe), recipe.seed).encode())
     for name in ("train", "validation", "test"):
         digest.update(f"{name} {len(rows[name])} ".encode())
         digest.update(corpus.row_hashes[rows[name]].tobytes())
@@ -209,7 +245,8 @@ def _identity(config: Mapping, data: str, checkpoint: str) -> dict[str, object]:
     config = parameters(FinetuneConfig("", "")) | dict(config)  # a parameter that is younger than the run: as it was
     own = {name: value for name, value in config.items() if name not in _NO_IDENTITY}
     # The rows of a table are part of `data`; its place is not.
-    return own | {"data": data, "checkpoint": checkpoint, "posteriors": bool(own["posteriors"])}
+    tables = {name: bool(own[name]) for name in ("posteriors", "teacher")}
+    return own | {"data": data, "checkpoint": checkpoint} | tables
 
 
 def candidates(recipe: Recipe) -> Iterator[tuple[Path, dict]]:

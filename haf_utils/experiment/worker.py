@@ -24,7 +24,7 @@ from submitit.core.utils import UncompletedJobError
 from submitit.helpers import DelayedSubmission
 
 from haf_utils.config import FinetuneConfig, resolve
-from haf_utils.experiment.assembly import assemble
+from haf_utils.experiment.assembly import corpus_of, embedded
 from haf_utils.experiment.finetune import finetune
 from haf_utils.io.files import atomic_write, lives
 
@@ -109,8 +109,8 @@ def error_file(config: FinetuneConfig) -> Path:
 
 def _source(config: FinetuneConfig) -> FinetuneConfig:
     """`config` without what does not change the embeddings, so that runs that share them are equal here."""
-    names = "dataset extra extra_weight evaluation scratch weights tokenizer runs profile initialisation device train"
-    kept = {name: getattr(config, name) for name in names.split()}
+    names = "dataset extra extra_weight evaluation scratch weights tokenizer runs profile initialisation whole_model"
+    kept = {name: getattr(config, name) for name in (*names.split(), "device", "train")}
     seed = config.seed if config.initialisation == "random" else 0
     return resolve(FinetuneConfig(**kept, seed=seed, name="source"))
 
@@ -121,4 +121,4 @@ def _prepare(source: FinetuneConfig) -> None:
     folder = Path(source.scratch or source.runs)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / "embeddings.lock"):
-        assemble(source)
+        embedded(source, corpus_of(source))

@@ -1,0 +1,307 @@
+"""The crowd, used right: soft labels, confidence, agreement, and stage 3, which goes on from a whole model."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from haf_utils import posteriors, training
+from haf_utils.config import resolve
+from haf_utils.controls import neighbour_posteriors
+from haf_utils.experiment import finetune as finetuning
+from haf_utils.experiment.assembly import agreeing, assemble, corpus_of, embedded, soft_labels
+from haf_utils.experiment.finetune import find, finetune, rows_of, training_targets
+from haf_utils.experiment.predict import load_system
+from haf_utils.experiment.sweeps import sweep
+from haf_utils.experiment.workspace import finetune_config
+from haf_utils.runs import RunError, load_run
+from haf_utils.taxonomy import CLASSES
+from tools.posteriors import write_nested
+
+FAST = {"train": "head", "epochs": 2, "tta_views": 1, "evaluation": ""}
+
+
+def head(tiny, **choices):
+    return finetune_config(tiny, **(FAST | choices))
+
+
+def crowd_of(corpus):
+    return np.flatnonzero(corpus.table["origin"] == "bsd35k-cs")
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny, tmp_path_factory):
+    """Nested tables of the metadata classifier, the crowd's clips among them."""
+    folder = tmp_path_factory.mktemp("tables") / "teacher"
+    write_nested(folder, tiny.dataset, tiny.extra)
+    return folder
+
+
+def second(tiny, teacher, **choices):
+    return head(tiny, **({"extra_weight": 1.0, "teacher": str(teacher)} | choices))
+
+
+@pytest.fixture(scope="module")
+def stage_2(tiny, teacher):
+    """A finished stage-2 run of fold 1: what forgets the fold would take it for one of fold 0."""
+    return finetune(second(tiny, teacher, fold=1, name="stage-2"), quiet=True)
+
+
+# Soft labels ----------------------------------------------------------------------------------------------------------
+
+
+def test_targets_are_the_share_of_a_teacher_times_the_crowds_weight(tiny, teacher):
+    plain = resolve(head(tiny, extra_weight=1.0))
+    corpus = corpus_of(plain)
+    hard, crowd = training_targets(plain, corpus), crowd_of(corpus)
+    given = posteriors.read_fold(teacher, 0).for_ids(corpus.table["sound_id"].iloc[crowd])
+    soft = torch.from_numpy(given.probabilities).float()
+
+    def made(**choices):
+        return training_targets(resolve(second(tiny, teacher, **choices)), corpus)
+
+    assert torch.equal(made(soft_weight=0.0), hard)  # bit for bit
+    one = made()
+    assert torch.equal(one[crowd], soft)
+    own = np.setdiff1d(np.arange(len(hard)), crowd)
+    assert len(own) and torch.equal(one[own], hard[own])  # BSD10k's labels are its own
+    torch.testing.assert_close(made(soft_weight=0.25)[crowd], 0.75 * hard[crowd] + 0.25 * soft)
+    third = made(extra_weight=0.3)
+    torch.testing.assert_close(third[crowd].sum(1), torch.full((len(crowd),), 0.3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(third[crowd], 0.3 * soft)
+
+
+def test_a_clip_that_the_teacher_does_not_know_keeps_its_label(tiny, teacher, tmp_path):
+    recipe = resolve(second(tiny, teacher))
+    corpus, table = corpus_of(recipe), posteriors.read_fold(teacher, 0)
+    crowd = crowd_of(corpus)
+    lacking = corpus.table["sound_id"].astype(str).to_numpy()[crowd[:4]]
+    posteriors.write(tmp_path / "some.csv", table.for_ids(np.setdiff1d(table.ids, lacking)))
+    some = resolve(second(tiny, tmp_path / "some.csv"))
+    with pytest.warns(UserWarning, match=f"no row for 4 of {len(crowd)} clips of BSD35k-CS, which keep their labels"):
+        found = training_targets(some, corpus)
+    hard = training_targets(resolve(head(tiny, extra_weight=1.0)), corpus)
+    assert torch.equal(found[crowd[:4]], hard[crowd[:4]])
+    assert not torch.equal(found[crowd[4:]], hard[crowd[4:]])
+
+
+def test_a_teacher_that_knows_the_test_clips_is_refused(tiny, teacher, tmp_path):
+    corpus = corpus_of(resolve(second(tiny, teacher)))
+    other = resolve(second(tiny, teacher / "fold_1.csv"))
+    with pytest.raises(
+        ValueError, match=r"fold_1\.csv labels \d+ clips by models that trained on test clips of fold 0"
+    ):
+        soft_labels(other, corpus)
+    assert soft_labels(resolve(second(tiny, teacher / "fold_1.csv", fold=1)), corpus).any()
+    # A model's table has the clips that it did not train on: of another split, some of today's test clips are absent.
+    table, part = posteriors.read_fold(teacher, 0), corpus.parts("uploader", 0)
+    ids = corpus.table["sound_id"].to_numpy().astype(str)
+    posteriors.write(tmp_path / "uploader.csv", table.for_ids(ids[(part == "test") | (part == "validation")]))
+    crowd = table.for_ids(ids[crowd_of(corpus)])
+    known = table.for_ids(np.concatenate([crowd.ids, ids[part == "test"]]))
+    posteriors.write(tmp_path / "grouped.csv", known)
+    assert soft_labels(resolve(second(tiny, tmp_path / "grouped.csv", split="uploader")), corpus).any()
+    with pytest.raises(ValueError, match="test clips of fold 0 of the official split: it is of another"):
+        soft_labels(resolve(second(tiny, tmp_path / "grouped.csv")), corpus)
+    with pytest.raises(ValueError, match=r"uploader\.csv lacks"):
+        soft_labels(resolve(second(tiny, tmp_path / "uploader.csv", split="uploader")), corpus)
+    posteriors.write(tmp_path / "read.csv", dataclasses.replace(crowd, folds=None))
+    with pytest.warns(UserWarning, match="as by a language model"):
+        soft_labels(resolve(second(tiny, tmp_path / "read.csv")), corpus)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda table: table.assign(**{code: 100 * table[code] for code in CLASSES}), r"sum to 100.*divide by it"),
+        (lambda table: table.assign(**{code: np.log(table[code] + 1e-9) for code in CLASSES}), "apply softmax"),
+        (lambda table: table.drop(columns="sp-c"), "lacks the column sp-c"),
+        (
+            lambda table: table.set_index("sound_id")[list(CLASSES)].T.rename_axis("sound_id").reset_index(),
+            "transposed",
+        ),
+        (lambda table: table.assign(sound_id="x" + table["sound_id"].astype(str)), r"lacks \d+ of \d+ clips.*add"),
+    ],
+    ids=["percent", "logits", "a class missing", "transposed", "other clips"],
+)
+def test_a_teacher_that_cannot_be_one_is_named_with_what_to_do(tiny, teacher, tmp_path, spoil, message):
+    spoil(pd.read_csv(teacher / "fold_0.csv", dtype={"sound_id": str})).to_csv(tmp_path / "wrong.csv", index=False)
+    with pytest.raises(ValueError, match=rf"wrong\.csv.*{message}"):
+        finetune(second(tiny, tmp_path / "wrong.csv"), quiet=True)
+
+
+def test_parameters_that_could_do_nothing_are_refused(tiny, teacher):
+    for choices, message in (
+        ({"teacher": str(teacher)}, "extra_weight=1.0"),
+        ({"agreement": 0.5}, "extra_weight=1.0"),
+        ({"soft_weight": 0.5}, "pass teacher"),
+        ({"soft_weight": 1.5, "extra_weight": 1.0, "teacher": "x"}, "0 to 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            resolve(head(tiny, **choices))
+    with pytest.raises(ValueError, match="there are none: pass extra"):
+        finetune(second(tiny, teacher, extra=""), quiet=True)
+
+
+def test_a_stage_2_run_is_what_its_teacher_says_and_not_where_it_lay(tiny, teacher, stage_2, tmp_path):
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(teacher, moved)
+    config = second(tiny, moved, fold=1, name="stage-2")
+    assert find(resolve(config)).folder == stage_2
+    table = posteriors.read_fold(teacher, 1)
+    changed = dataclasses.replace(table, probabilities=np.roll(table.probabilities, 1, axis=1))
+    posteriors.write(tmp_path / "other" / "fold_1.csv", changed)
+    assert find(resolve(second(tiny, tmp_path / "other", fold=1, name="stage-2"))) is None
+    assert find(resolve(dataclasses.replace(config, soft_weight=0.5))) is None
+
+
+# Confidence and agreement ---------------------------------------------------------------------------------------------
+
+
+def test_confidence_is_a_weight_and_part_of_a_run(tiny, tmp_path):
+    recipe = resolve(head(tiny, confidence_weight=True))
+    corpus = corpus_of(recipe)
+    found = training_targets(recipe, corpus).sum(1).numpy()
+    noted = corpus.table["confidence"].to_numpy()
+    assert np.isfinite(noted).all() and len(np.unique(noted)) > 1
+    np.testing.assert_allclose(found, noted / 5, atol=1e-5)
+    with_crowd = resolve(head(tiny, confidence_weight=True, extra_weight=0.5))
+    both = corpus_of(with_crowd)
+    np.testing.assert_allclose(training_targets(with_crowd, both).sum(1)[crowd_of(both)], 0.5, atol=1e-5)
+    run = finetune(head(tiny, confidence_weight=True), quiet=True)
+    other = dataclasses.replace(corpus, table=corpus.table.assign(confidence=5.0))
+    rows = rows_of(recipe, corpus)
+    assert load_run(run).config["digests"]["data"] == finetuning.data_digest(recipe, corpus, rows)
+    assert finetuning.data_digest(recipe, other, rows) != finetuning.data_digest(recipe, corpus, rows)
+    nobody = dataclasses.replace(corpus, table=corpus.table.assign(confidence=np.nan))
+    with pytest.raises(ValueError, match="no clip of .* has a confidence"):
+        training_targets(recipe, nobody)
+
+
+def test_agreement_keeps_the_clips_whose_label_is_probable(tiny, teacher):
+    recipe = resolve(second(tiny, teacher, agreement=0.4))
+    corpus = corpus_of(recipe)
+    crowd, everything = crowd_of(corpus), rows_of(resolve(second(tiny, teacher)), corpus)["train"]
+    of_label = soft_labels(recipe, corpus).numpy()[crowd, corpus.labels[crowd]]
+    assert 0 < (of_label >= 0.4).sum() < len(crowd)
+    np.testing.assert_array_equal(np.setdiff1d(everything, rows_of(recipe, corpus)["train"]), crowd[of_label < 0.4])
+
+    by_neighbours = resolve(head(tiny, extra_weight=1.0, agreement=0.4))
+    audio, text = embedded(by_neighbours, corpus)
+    vectors, own = np.hstack([audio, text]), np.setdiff1d(everything, crowd)
+    votes = neighbour_posteriors(vectors[own], corpus.labels[own], vectors[crowd])
+    kept = agreeing(by_neighbours, corpus)
+    np.testing.assert_array_equal(kept[crowd], votes[np.arange(len(crowd)), corpus.labels[crowd]] >= 0.4)
+    assert kept[own].all() and 0 < kept[crowd].sum() < len(crowd)
+    with pytest.raises(ValueError, match="leaves no clip of BSD35k-CS"):
+        rows_of(resolve(second(tiny, teacher, agreement=1.0)), corpus)
+
+
+# Stage 3 --------------------------------------------------------------------------------------------------------------
+
+
+def third(tiny, stage_2, **choices):
+    return head(tiny, **({"initialisation": str(stage_2), "whole_model": True, "fold": 1} | choices))
+
+
+def test_stage_3_starts_from_exactly_the_weights_of_stage_2(tiny, stage_2):
+    recipe = resolve(third(tiny, stage_2))
+    assembled, trained = assemble(recipe), load_file(stage_2 / "model.safetensors")
+    state = assembled.model.state_dict()
+    assert state.keys() == trained.keys() and all(torch.equal(state[name], trained[name]) for name in trained)
+    plain = assemble(resolve(head(tiny, fold=1)))
+    assert torch.equal(assembled.inputs.audio, plain.inputs.audio)  # on the embeddings that stage 2 was trained on
+    assert assembled.checkpoint == plain.checkpoint
+    folder = finetune(third(tiny, stage_2), quiet=True)
+    assert find(recipe).folder == folder
+    with pytest.raises(ValueError, match="it has no backbone"):
+        assemble(resolve(third(tiny, stage_2, whole_model=False)))
+
+
+def test_a_joint_stage_3_goes_on_with_backbone_and_classifier(tiny, teacher):
+    joint = {"train": "joint", "epochs": 1, "data_share": 0.1}
+    folder = finetune(second(tiny, teacher, **joint, name="joint-2"), quiet=True)
+    config = third(tiny, folder, fold=0, **joint)
+    state, trained = assemble(resolve(config)).model.state_dict(), load_file(folder / "model.safetensors")
+    assert any(name.startswith("backbone.") for name in trained)
+    assert state.keys() == trained.keys() and all(torch.equal(state[name], trained[name]) for name in trained)
+    with pytest.raises(RunError, match="train='joint'"):
+        assemble(resolve(third(tiny, folder, fold=0)))
+
+
+def test_stage_3_is_another_run_when_stage_2_is(tiny, stage_2, teacher, tmp_path):
+    recipe = resolve(third(tiny, stage_2, name="after"))
+    folder = finetune(recipe, quiet=True)
+    shutil.copytree(stage_2, tmp_path / "moved")
+    assert find(resolve(third(tiny, tmp_path / "moved", name="after"))).folder == folder  # the weights, not the place
+    other = finetune(second(tiny, teacher, fold=1, soft_weight=0.5, name="stage-2-half"), quiet=True)
+    assert find(resolve(third(tiny, other, name="after"))) is None
+
+
+def test_a_stage_2_run_that_cannot_be_continued_is_named(tiny, stage_2, teacher, tmp_path):
+    with pytest.raises(RunError, match="gone is no run folder, which whole_model=True continues"):
+        finetune(third(tiny, tmp_path / "gone"), quiet=True)
+    with pytest.raises(RunError, match=r"trained for fold 1 .* on \d+ of the clips that fold 0 .*scores"):
+        finetune(third(tiny, stage_2, fold=0), quiet=True)
+    with pytest.raises(RunError, match=r"of the official split.*\(uploader\) scores"):
+        finetune(third(tiny, stage_2, split="uploader"), quiet=True)
+    with pytest.raises(RunError, match="another model than is to be continued"):
+        finetune(third(tiny, stage_2, fusion="concatenation"), quiet=True)
+    shutil.copytree(stage_2, tmp_path / "stage-2")
+    record = json.loads((tmp_path / "stage-2" / "config.json").read_text())
+    record["digests"]["checkpoint"] = "another"
+    (tmp_path / "stage-2" / "config.json").write_text(json.dumps(record))
+    with pytest.raises(RunError, match="trained on another checkpoint"):
+        finetune(third(tiny, tmp_path / "stage-2"), quiet=True)
+    # Also where the backbone alone is taken: what it knows of a clip, the classifier on it knows.
+    joint = {"train": "joint", "epochs": 1, "data_share": 0.1}
+    folder = finetune(finetune_config(tiny, **(FAST | joint), name="joint-0"), quiet=True)
+    with pytest.raises(RunError, match="trained for fold 0"):
+        finetune(head(tiny, initialisation=str(folder), fold=2), quiet=True)
+
+
+def test_a_sweep_compares_the_fold_of_each_run(tiny, stage_2):
+    """A worker embeds what its runs share before it knows which fold they are of."""
+    good, bad = third(tiny, stage_2, seed=5), third(tiny, stage_2, seed=5, fold=2)
+    outcome = sweep([good, bad], workers=1, quiet=True)
+    assert [folder.name for folder in outcome.folders] == [resolve(good).name]
+    (failure,) = outcome.failed.values()
+    assert "RunError" in failure and "trained for fold 1" in failure
+
+
+def test_an_interrupted_stage_goes_on_to_the_same_weights(tiny, teacher, stage_2, monkeypatch):
+    stages = [second(tiny, teacher, fold=1, epochs=3), third(tiny, stage_2, epochs=3)]
+    for stage, config in zip((2, 3), stages, strict=True):
+        whole = finetune(dataclasses.replace(config, name=f"whole-{stage}"), quiet=True)
+        calls, validate = [], training._validate
+
+        def failing(*arguments, calls=calls, validate=validate):
+            calls.append(None)
+            if len(calls) > 1:
+                raise KeyboardInterrupt
+            return validate(*arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(training, "_validate", failing)
+            patch.setattr(finetuning, "_SAVE_EVERY", 0.0)
+            with pytest.raises(KeyboardInterrupt):
+                finetune(dataclasses.replace(config, name=f"cut-{stage}"), quiet=True)
+        assert (Path(tiny.runs) / f"cut-{stage}" / "resume.pt").is_file()
+        cut = finetune(dataclasses.replace(config, name=f"cut-{stage}"), quiet=True)
+        one, two = load_file(whole / "model.safetensors"), load_file(cut / "model.safetensors")
+        assert all(torch.equal(one[name], two[name]) for name in one)
+        assert load_run(cut).history.equals(load_run(whole).history)
+
+
+def test_a_stage_3_run_classifies_recordings(tiny, stage_2):
+    folder = finetune(third(tiny, stage_2), quiet=True)
+    model = load_system(folder)
+    trained = load_file(folder / "model.safetensors")
+    state = model.model.classifier.state_dict()
+    assert state and all(torch.equal(state[name], trained[f"classifier.{name}"]) for name in state)
