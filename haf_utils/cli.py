@@ -43,7 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     adapt()
     arguments = sys.argv[1:] if arguments is None else arguments
     # A shell leaves the ~ of --out=~/x as it is.
-    given = _parser().parse_args([re.sub(r"^([\w-]+=)?(~.*)", _expanded, argument) for argument in arguments])
+    arguments = [re.sub(r"^([\w-]+=)?(~.*)", _expanded, argument) for argument in arguments]
+    given, rest = _parser().parse_known_args(arguments)
+    # argparse takes a list in one piece: of `haf sweep train=head --runs x fold=0` it leaves the last word.
+    listed = getattr(given, "grid", getattr(given, "audio", None))
+    if rest and (listed is None or any(word.startswith("-") for word in rest)):
+        _parser().parse_args(arguments)  # refuses them
+    elif rest:
+        listed += rest
     try:
         code = given.command(given)
         sys.stdout.flush()
@@ -159,7 +166,9 @@ def _predict(given) -> int:
 
         ours = trained_ours(given.run)
         runs, weights = list(ours), given.weights or list(ours.values())
-        print(f"ours, without words alone: {', '.join(Path(run).name for run in runs)}")
+        print(
+            f"ours, without its metadata classifier, which hears nothing: {', '.join(Path(run).name for run in runs)}"
+        )
     from haf_utils.experiment import predict as predicting
     from haf_utils.experiment.workspace import caveat
     from haf_utils.io.files import atomic_write, inert

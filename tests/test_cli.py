@@ -56,6 +56,17 @@ def test_help_and_wrong_arguments_need_nothing_slow(arguments, code):
     assert heavy_after(*arguments) == (code, [])
 
 
+def test_a_list_goes_on_after_options_and_unknown_options_are_refused(capsys):
+    assert cli.main(["sweep", "train=head", "--profile", "tiny", "smoothing=nonne"]) == 2
+    assert "nonne" in capsys.readouterr().err
+    assert cli.main(["predict", "absent", "a.wav", "--views", "-1", "b.wav"]) == 2
+    assert "views" in capsys.readouterr().err
+    for unknown in (["sweep", "train=head", "--nonsense"], ["leaderboard", "runs", "more"]):
+        with pytest.raises(SystemExit):
+            cli.main(unknown)
+        assert "unrecognized arguments" in capsys.readouterr().err
+
+
 def test_the_installed_command_lists_its_commands():
     done = haf("--help")
     assert done.returncode == 0

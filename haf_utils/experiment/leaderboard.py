@@ -32,12 +32,14 @@ class Scored(NamedTuple):
 
 
 def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
-    """A row a recipe, best first: test hF as mean over its runs, with the 95 % interval over the clips that they were
-    tested on (every seed counts alike), folds, seeds, how many were made by other code, and one of the folders."""
+    """A row a recipe and the code that trained it, best first: test hF as mean over its runs, with the 95 % interval
+    over the clips that they were tested on (every seed counts alike), folds, seeds, how many were made by other code
+    than today's, and one of the folders."""
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
         key = tuple(sorted((k, str(v)) for k, v in run.config["config"].items() if k not in REPLICATE_FIELDS))
-        groups.setdefault((key, run.config["digests"].get("dataset")), []).append(run)
+        made_of = run.config["digests"].get("dataset"), str(run.config.get("code"))
+        groups.setdefault((key, *made_of), []).append(run)
     rows = []
     for members in groups.values():
         parts = [run.part("test") for run in members]

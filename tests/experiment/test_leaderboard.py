@@ -1,6 +1,7 @@
 """Leaderboard and comparison: scores of finished runs, the official layout, and what cannot be compared."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ import pytest
 
 from haf_utils.cli import main
 from haf_utils.config import FinetuneConfig, parameters, resolve
+from haf_utils.experiment.code import code_digests
 from haf_utils.experiment.leaderboard import compare_systems, leaderboard, read_all, scored
 from haf_utils.io.files import write_json
 from haf_utils.metrics import hierarchical_scores
@@ -53,6 +55,16 @@ def test_the_better_recipe_stands_first_with_its_interval(runs, tmp_path, capsys
     assert ((table["low"] < table["hF"]) & (table["hF"] < table["high"])).all()
     assert main(["leaderboard", str(tmp_path / "x"), "--csv", str(tmp_path / "board.csv")]) == 0
     assert "made by other code" in capsys.readouterr().out and len(pd.read_csv(tmp_path / "board.csv")) == 2
+
+
+def test_runs_of_other_code_have_a_row_of_their_own(runs, tmp_path):
+    again = tmp_path / "x" / "haf-head_f0_s0~123456"
+    shutil.copytree(runs[0][0], again)
+    record = json.loads((again / "config.json").read_text())
+    write_json(again / "config.json", record | {"code": code_digests()})
+    table = leaderboard(read_all(tmp_path)[0]).query("recipe == 'haf-head'")
+    assert sorted(table["other code"]) == [0, 2] and sorted(table["folds"]) == [1, 2]
+    assert again.name in set(table["folder"])
 
 
 def test_two_runs_are_compared_on_the_clips_they_share(runs, tmp_path, capsys):
