@@ -270,7 +270,7 @@ def verdict(difference: Mapping | Difference, metric: str = "hF") -> str:
         return f"raises {metric}: {shown}"
     if high < 0:
         return f"lowers {metric}: {shown}"
-    return f"cannot be told from none on these clips ({metric}): {shown}"
+    return f"makes no difference in {metric} that these clips can tell: {shown}"
 
 
 def standing(differences: Mapping[str, Difference]) -> str:
@@ -278,7 +278,11 @@ def standing(differences: Mapping[str, Difference]) -> str:
     ahead = [name for name, difference in differences.items() if difference.low > 0]
     behind = [name for name, difference in differences.items() if difference.high < 0]
     open_ = [name for name in differences if name not in ahead + behind]
-    sentences = {"Ahead of {}.": ahead, "**Behind {}.**": behind, "Not told apart from {}: zero is covered.": open_}
+    sentences = {
+        "Ahead of {}.": ahead,
+        "**Behind {}.**": behind,
+        "Not told apart from {}: their intervals cover zero.": open_,
+    }
     return " ".join(sentence.format(", ".join(names)) for sentence, names in sentences.items() if names)
 
 

@@ -17,15 +17,19 @@ __all__ = ["posterior_card", "subset_scores"]
 
 def subset_scores(table: pd.DataFrame, kinds: Sequence[str], chosen: Sequence[tuple[str, int, float]]) -> Figure:
     """hF of every subset over its size. table: as `ensembles.subsets` gives it; kinds: kind of each member; chosen:
-    (name, M, hF in [0, 1]) of the systems to be marked. Colour: how many kinds a subset mixes."""
+    (name, M, hF in [0, 1]) of the systems to be marked. Colour and shape: how many kinds a subset mixes."""
     mixed = np.array([len({kinds[member] for member in members}) for members in table["members"]])
     places = table["M"] + np.random.default_rng(0).uniform(-0.25, 0.25, len(table))
     figure, axes = plt.subplots(figsize=(8.4, 4.2))
-    colours = ["0.6", COLOURS["is"], COLOURS["m"]]
+    looks = (
+        {"color": "0.6", "marker": "."},
+        {"color": COLOURS["is"], "marker": "x"},
+        {"color": COLOURS["m"], "marker": "o"},
+    )
     for number in sorted(set(mixed)):
         rows = mixed == number
-        look = {"color": colours[min(number, 3) - 1], "label": f"{number} kind{'s' if number > 1 else ''} of model"}
-        axes.scatter(places[rows], 100 * table["hF"][rows], s=14, alpha=0.7, **look)
+        look = looks[min(number, 3) - 1] | {"label": f"{number} kind{'s' if number > 1 else ''} of model"}
+        axes.scatter(places[rows], 100 * table["hF"][rows], s=18, alpha=0.8, **look)
     mean = table.groupby("M")["hF"].mean()
     axes.plot(mean.index, 100 * mean, color="0.2", lw=1.5, label="mean")
     marked: list[float] = []

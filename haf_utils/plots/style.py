@@ -22,7 +22,7 @@ from haf_utils.profiles import REPOSITORY, profile
 from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS, TOP_NAMES
 
 __all__ = ["AUDIO", "CLASS_COLOURS", "COLOURS", "INK", "PERCENTAGES", "TEXT", "colour_labels", "confusion_matrix",
-           "frame_top_levels", "literal", "per_class_bars", "publish", "save", "style", "synthetic_note",
+           "frame_top_levels", "legible", "literal", "per_class_bars", "publish", "save", "style", "synthetic_note",
            "top_level_legend"]  # fmt: skip
 
 # One colour a top level: the hues of Okabe and Ito's colour-blind safe set, at five lightnesses for grey print.
@@ -105,6 +105,15 @@ def frame_top_levels(axes: Axes, corner: float = 0.0) -> None:
         axes.add_patch(Rectangle(place, size, size, fill=False, lw=2.5, ec=COLOURS[top], clip_on=False, zorder=3))
 
 
+def legible(axes: Axes) -> None:
+    """Numbers on a heat map of `PERCENTAGES` in black or white, whichever has a contrast of 4.5 : 1 with its cell."""
+    mesh = axes.collections[0]
+    for text in axes.texts:
+        row, column = int(text.get_position()[1]), int(text.get_position()[0])
+        shade = mesh.cmap(mesh.norm(mesh.get_array()[row, column]))[0]
+        text.set_color("black" if ((shade + 0.055) / 1.055) ** 2.4 > 0.18 else "white")  # WCAG's luminance of a grey
+
+
 def confusion_matrix(y_true, y_pred, title: str = "") -> Figure:
     """Confusion matrix in taxonomy order, rows normalised to the clips of the true class, top levels framed.
 
@@ -117,6 +126,7 @@ def confusion_matrix(y_true, y_pred, title: str = "") -> Figure:
     look = {"annot": written, "fmt": "", "annot_kws": {"fontsize": 8}, "linewidths": 0.3, "linecolor": "0.9"}
     look["cbar_kws"] = {"label": "share of the true class (%)", "shrink": 0.6}
     sns.heatmap(pd.DataFrame(100 * share, CLASSES, CLASSES), ax=axes, **look, **PERCENTAGES)
+    legible(axes)
     frame_top_levels(axes)
     axes.set(xlabel="predicted class", ylabel="true class", title=title)
     axes.tick_params(axis="x", rotation=90)

@@ -149,7 +149,8 @@ def test_differences_are_told_where_they_are_and_not_where_they_are_not(folder):
     assert (table.loc["again", ["estimate", "low", "high"]] == 0).all() and table.loc["again", "p_value"] == 1
     assert verdict(table.loc["audio"]).startswith("lowers hF: -")
     assert verdict(table.loc["again"]) == "changes no prediction that counts: hF is the same on every draw of clips"
-    assert verdict(Difference(0.01, -0.01, 0.03)).startswith("cannot be told from none on these clips (hF): +1.0 point")
+    untold = verdict(Difference(0.01, -0.01, 0.03))
+    assert untold.startswith("makes no difference in hF that these clips can tell: +1.0 point")
     assert verdict(Difference(0.01, 0.0002, 0.03)).endswith("(95 % interval +0.02 to +3.00)")
     assert verdict(Difference(0.02, 0.01, 0.03), "accuracy") == (
         "raises accuracy: +2.0 points (95 % interval +1.0 to +3.0)"

@@ -43,6 +43,21 @@ def test_top_levels_are_framed_in_the_confusion_matrix():
     assert frames == [(0, 3), (3, 5), (8, 3), (11, 8), (19, 4)]
 
 
+def test_numbers_on_a_heat_map_can_be_read():
+    labels = np.repeat(np.arange(10), 10)
+    predicted = np.where(np.tile(np.arange(10), 10) < labels, labels, 22)  # shares of 0, 10, … 90 %, and the rest
+    axes = confusion_matrix(labels, predicted).axes[0]
+    axes.figure.canvas.draw()
+    shades = axes.collections[0].get_facecolors()[:, 0].reshape(23, 23)
+    colours = {"black": 0.0, "white": 1.0}
+    for text in axes.texts:
+        column, row = (int(place) for place in text.get_position())
+        dark, light = sorted(
+            ((shade + 0.055) / 1.055) ** 2.4 for shade in (shades[row, column], colours[text.get_color()])
+        )
+        assert not text.get_text() or (light + 0.05) / (dark + 0.05) >= 4.5, text
+
+
 def test_severity_says_which_share_of_the_errors_stays_inside_the_parent():
     figure = severity_bars(pd.DataFrame({"right_parent": [0.2, 0], "wrong_parent": [0.1, 0]}, index=["a", "b"]))
     assert "67 % inside" in texts(figure) and "no errors" in texts(figure)
