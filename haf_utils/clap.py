@@ -88,9 +88,9 @@ class ClapNetwork(nn.Module):
             )
         )
         joint = config.embedding
-        self.text_transform = networks.MLPLayers(units=[joint] * 3, dropout=0.1)
+        self.text_transform = nn.ModuleDict({"sequential": _projection(joint, joint).insert(2, nn.Dropout(0.1))})
         self.text_projection = _projection(config.text_dim, joint)
-        self.audio_transform = networks.MLPLayers(units=[joint] * 3, dropout=0.1)
+        self.audio_transform = nn.ModuleDict({"sequential": _projection(joint, joint).insert(2, nn.Dropout(0.1))})
         self.audio_projection = _projection(self.audio_branch.num_features, joint)
         self.logit_scale_a = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # laion-clap's initial temperatures
         self.logit_scale_t = nn.Parameter(torch.tensor(math.log(1 / 0.07)))

@@ -74,8 +74,8 @@ def pairs(count: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_the_loss_is_laion_claps_where_nothing_repeats():
-    clap_networks()  # puts clap_module within reach
-    from clap_module.loss import ClipLoss
+    clap_networks()  # puts laion_clap_module within reach
+    from laion_clap_module.loss import ClipLoss
 
     audio, text = pairs()
     scale = torch.tensor(14.3)

@@ -99,7 +99,7 @@ def test_whatever_is_imported_is_pinned():
         cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
         sources[path] = re.sub(r"^[%!].*", "", "\n".join(cells), flags=re.MULTILINE)
     # data/ and tests/ put their files, and laion-clap its modules, on the path by themselves.
-    ours = {path.stem for path in files} | {path.parent.name for path in files} | {"clap_module"}
+    ours = {path.stem for path in files} | {path.parent.name for path in files} | {"laion_clap_module"}
     elsewhere = {"hear21passt"}  # installed without its dependencies, see below
     owners, pinned = packages_distributions(), {re.sub(r"[-_.]+", "-", name).lower() for name in PINS}
     missing = [
