@@ -5,6 +5,7 @@ and for what cannot be checked at all; 130 for an interrupt.
 """
 
 import argparse
+import gc
 import os
 import re
 import sys
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     What a user can mend is printed as one sentence. SystemExit, with code 2, where argparse refuses the arguments.
     """
     adapt()
+    gc.set_threshold(50_000)  # imports make many objects and no garbage
     arguments = sys.argv[1:] if arguments is None else arguments
     # A shell leaves the ~ of --out=~/x as it is.
     arguments = [re.sub(r"^([\w-]+=)?(~.*)", _expanded, argument) for argument in arguments]

@@ -10,7 +10,6 @@ import warnings
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit
 
 from haf_utils.config import FOLDS
 from haf_utils.io.files import atomic_write
@@ -44,6 +43,8 @@ def official_folds(labels) -> list[Fold]:
 
     Raises ValueError for labels outside the taxonomy, or if no class has five clips.
     """
+    from sklearn.model_selection import StratifiedKFold, StratifiedShuffleSplit  # here: a second, not needed to predict
+
     labels = to_labels(labels)
     small = small_classes(labels)
     is_small = np.isin(labels, [CLASSES.index(code) for code in small])
