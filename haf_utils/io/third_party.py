@@ -1,4 +1,4 @@
-"""Imports of packages that cannot be imported as they are: torchvision, laion-clap's networks, hear21passt.
+"""Imports of packages that cannot be imported as they are: torchvision, laion-clap's networks, hear21passt, librosa.
 
 The registry's torchvision is built for CUDA. Beside a CPU-only PyTorch its compiled operators cannot be loaded, and
 ``import torchvision`` (so timm, hear21passt and laion-clap's networks too) stops with "operator torchvision::nms does
@@ -8,12 +8,15 @@ by any network here, so their schemas are enough.
 Each function imports when it is called, as that takes seconds, and once a process.
 """
 
+import atexit
 import importlib.util
+import shutil
 import sys
+import tempfile
 import types
 from functools import cache
 
-__all__ = ["clap_networks", "hear21passt", "provide_operators"]
+__all__ = ["clap_networks", "hear21passt", "librosa", "provide_operators"]
 
 
 @cache
@@ -42,6 +45,7 @@ def clap_networks() -> types.SimpleNamespace:
     wandb: the one module that is needed is imported from the folder. Raises ImportError if it is not installed.
     """
     provide_operators()
+    librosa()  # which HTSAT takes its mel bands from
     package = importlib.util.find_spec("laion_clap")
     if package is None or package.submodule_search_locations is None:
         raise ImportError("laion-clap is not installed: install the packages that requirements.txt pins")
@@ -54,6 +58,25 @@ def clap_networks() -> types.SimpleNamespace:
 
     networks = {"HTSAT": HTSAT, "RobertaConfig": RobertaConfig, "RobertaModel": RobertaModel}
     return types.SimpleNamespace(**networks, no_init_weights=no_init_weights)
+
+
+@cache
+def librosa() -> types.ModuleType:
+    """librosa, whose machine code numba keeps beside it or in the user's cache, and refuses to make where it can write
+    to neither: then a folder of this process is given to it."""
+    import librosa
+
+    try:
+        importlib.import_module("librosa.util.utils")
+    except RuntimeError as error:
+        if "cannot cache" not in str(error):
+            raise
+        import numba
+
+        print("librosa is compiled again, for half a minute: set NUMBA_CACHE_DIR to a folder of yours", file=sys.stderr)
+        numba.config.CACHE_DIR = tempfile.mkdtemp(prefix="haf-numba-")
+        atexit.register(shutil.rmtree, numba.config.CACHE_DIR, ignore_errors=True)
+    return librosa
 
 
 @cache

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 
 from haf_utils.folds import grouped_folds, official_folds
+from haf_utils.io import third_party
 from haf_utils.io.decoding import decoded
 from haf_utils.io.progress import bar
 from haf_utils.io.recordings import AudioError, decode, header
@@ -69,8 +70,7 @@ def mel_decibels(samples: np.ndarray, rate: int) -> np.ndarray:
 
     100 frames a second, values from -80 to 0; silence and bands above half of `rate` lie at -80.
     """
-    import librosa  # here, since importing it takes seconds
-
+    librosa = third_party.librosa()
     # Padded by half a window at either end, so that the shortest clip has a frame.
     samples = np.pad(soxr.resample(samples, rate, MEL_RATE), WINDOW // 2)
     mel = librosa.feature.melspectrogram(
@@ -118,11 +118,10 @@ def class_axis(axes: Axes, names: bool = True) -> np.ndarray:
 
 def draw_spectrogram(axes: Axes, samples: np.ndarray, rate: int, title: str = "") -> None:
     """Draw the `mel_decibels` of float samples (n,) at `rate` Hz, over seconds and kHz (mel scale)."""
-    from librosa import mel_frequencies  # here, since importing it takes seconds
-
     extent = (0, len(samples) / rate, -0.5, BANDS - 0.5)
     axes.imshow(mel_decibels(samples, rate), origin="lower", aspect="auto", extent=extent, **MEL_COLOURS)
-    ticks, centres = [100, 500, 1000, 2000, 4000, 8000], mel_frequencies(BANDS + 2, fmin=LOW, fmax=HIGH)[1:-1]
+    centres = third_party.librosa().mel_frequencies(BANDS + 2, fmin=LOW, fmax=HIGH)[1:-1]
+    ticks = [100, 500, 1000, 2000, 4000, 8000]
     axes.set_yticks(np.interp(ticks, centres, range(BANDS)), [f"{tick / 1000:g}" for tick in ticks])
     axes.set(xlabel="time (s)", ylabel="frequency (kHz)")
     axes.set_title(drawable(title), fontsize="small")
