@@ -115,6 +115,21 @@ def _parser() -> argparse.ArgumentParser:
     for name, (kind, text) in _SLURM.items():
         cluster.add_argument(f"--{name.replace('_', '-')}", type=kind, default=argparse.SUPPRESS, help=text)
 
+    text = (
+        "Write class probabilities of every clip, a table a fold. They are a third input, or label BSD35k-CS's clips."
+    )
+    example = (
+        "Example: haf posteriors RUNS… --out teacher, then haf sweep teacher=teacher extra_weight=1.0 fold=0,1,2,3,4"
+    )
+    tables = _command(commands, "posteriors", _posteriors, text, example)
+    tables.add_argument("source", nargs="+", metavar="SOURCE", help="words (a classifier of the texts), or run folders")
+    tables.add_argument("--out", required=True, metavar="FOLDER", help="where to write fold_0.csv to fold_4.csv")
+    for name in ("dataset", "extra", "evaluation", "scratch"):
+        tables.add_argument(f"--{name}", default="", metavar="FOLDER", help=f"{_FOLDERS[name]}; with RUNS: as they say")
+    tables.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
+    tables.add_argument("--split", default="official", help="with words: official or uploader (default: official)")
+    tables.add_argument("--encoder", default="", metavar="DIR", help="with words: a frozen sentence encoder")
+
     text = "All recipes in a folder of runs, best first. hF is the mean over folds and seeds, with its 95 % interval."
     board = _command(commands, "leaderboard", _leaderboard, text)
     board.add_argument("runs", metavar="FOLDER", help="folder of run folders, or of such folders (runs/)")
@@ -257,6 +272,25 @@ def _sweep(given) -> int:
 
         print(_table(leaderboard([load_run(folder) for folder in outcome.folders])))
     return 1 if outcome.failed or outcome.absent else 0
+
+
+def _posteriors(given) -> int:
+    if given.source == ["words"]:
+        import subprocess
+
+        from haf_utils.profiles import REPOSITORY
+
+        options = [f"--{n}={getattr(given, n)}" for n in ("dataset", "extra", "evaluation", "split", "encoder")]
+        path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
+        words = [sys.executable, "-m", "tools.posteriors", given.out, *options]  # readers of texts stand in tools/
+        return subprocess.run(words, env=os.environ | {"PYTHONPATH": path}, check=False).returncode
+    from haf_utils.experiment.teacher import teach
+    from haf_utils.runs import load_run
+
+    where = {name: getattr(given, name) for name in ("dataset", "extra", "scratch") if getattr(given, name)}
+    for file in teach([load_run(run) for run in given.source], given.out, device=given.device, **where):
+        print(file)
+    return 0
 
 
 def _table(table) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from scipy.special import softmax
 
 from haf_utils.fast.threads import ahead
 from haf_utils.inputs import CachedInputs, LiveInputs, clip_generator
@@ -12,7 +13,7 @@ from haf_utils.model import Features, Model
 from haf_utils.regularizers import shaken
 from haf_utils.runs import Predictions
 
-__all__ = ["average_probabilities", "classify", "embed_rows", "predict"]
+__all__ = ["average_probabilities", "classify", "embed_rows", "mean_logits", "predict"]
 
 
 def average_probabilities(list_of_probabilities: Sequence[np.ndarray], weights=None) -> np.ndarray:
@@ -32,6 +33,12 @@ def average_probabilities(list_of_probabilities: Sequence[np.ndarray], weights=N
         needed = f"one a model, {len(stack)} in all, at least 0 and not all 0"
         raise ValueError(f"weights must be {needed}, got {weights.tolist()}")
     return np.tensordot(weights / weights.sum(), stack, axes=1)
+
+
+def mean_logits(list_of_probabilities: Sequence[np.ndarray]) -> np.ndarray:
+    """M arrays (N, 23) of posteriors -> (N, 23), the softmax of their mean logits: their normalised geometric mean."""
+    stack = np.asarray(list_of_probabilities, dtype=np.float64)
+    return softmax(np.log(np.maximum(stack, 1e-12)).mean(axis=0), axis=1)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """The run folder: the results of a trained model, and all that ablations and ensembles read.
 
     config.json         every resolved parameter, versions, digests of the data, checkpoint and code it depends on
-    split.csv           sound_id, part (train, validation, test, evaluation)
+    split.csv           sound_id, part (train, validation, test, evaluation; extra: labelled as a teacher)
     history.csv         a row an epoch
     predictions.npz     for each scored part: ids, labels, posteriors of each view, plain posteriors, fusion weights
     metrics.json        scores of each labelled part; parameters; seconds

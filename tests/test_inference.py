@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from haf_utils.corpus import load_corpus
-from haf_utils.inference import average_probabilities, classify, embed_rows, predict, view_noise
+from haf_utils.inference import average_probabilities, classify, embed_rows, mean_logits, predict, view_noise
 from haf_utils.inputs import CachedInputs, LiveInputs, clip_generator
 from haf_utils.model import HafClassifier, Model
 from haf_utils.profiles import profile
@@ -59,6 +59,17 @@ def cached(rows=12, width=16):
 
 def names(rows):
     return np.array([f"clip {row}" for row in rows])
+
+
+def test_mean_logits_are_the_normalised_geometric_mean():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(3, 6, 23))
+    posteriors = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    expected = np.exp(logits.mean(0)) / np.exp(logits.mean(0)).sum(-1, keepdims=True)  # a constant a clip cancels
+    np.testing.assert_allclose(mean_logits(posteriors), expected)
+    np.testing.assert_allclose(mean_logits([posteriors[0]] * 2), posteriors[0])
+    certain = mean_logits([np.eye(23), np.roll(np.eye(23), 1, axis=1)])  # a class ruled out has finite logits
+    assert np.isfinite(certain).all() and certain[0, 0] == certain[0, 1] == pytest.approx(0.5, abs=1e-5)
 
 
 def test_average_probabilities():

@@ -19,7 +19,7 @@ from haf_utils.config import FinetuneConfig, Recipe, resolve
 from haf_utils.controls import metadata_classifier, neighbour_posteriors, of_all_classes
 from haf_utils.corpus import Corpus
 from haf_utils.experiment.assembly import assemble, checkpoint_of, load_source, text_order
-from haf_utils.experiment.finetune import SCORED, add_evaluation, close_run, open_run, rows_of, unpredicted
+from haf_utils.experiment.finetune import SCORED, add_part, close_run, open_run, rows_of, unpredicted
 from haf_utils.hatr import train_hatr
 from haf_utils.inference import predict
 from haf_utils.inputs import CachedInputs
@@ -102,7 +102,7 @@ def run_control(config: FinetuneConfig, kind: str, quiet: bool = False) -> Path:
         model, history = None, pd.DataFrame(columns=["epoch", "loss"])
         predictions = _predictions(data, _FITS[kind](data), CONTROLS[kind])
     if place.finished:  # a control keeps no weights: it takes seconds to train again
-        add_evaluation(place.folder, predictions["evaluation"])
+        add_part(place.folder, "evaluation", predictions["evaluation"])
     else:
         close_run(place.folder, corpus.labels[rows["train"]], history, predictions, model, started)
     return place.folder

@@ -46,7 +46,7 @@ from haf_utils.runs import Predictions, Run, RunError, finished, load_run, write
 from haf_utils.taxonomy import CLASSES
 from haf_utils.training import fit
 
-__all__ = ["SCORED", "Place", "add_evaluation", "close_run", "data_digest", "find", "finetune", "locate", "open_run",
+__all__ = ["SCORED", "Place", "add_part", "close_run", "data_digest", "find", "finetune", "locate", "open_run",
            "config_of", "other_code", "predict_rows", "rows_of", "unpredicted"]  # fmt: skip
 
 SCORED = ("validation", "test", "evaluation")  # parts that a run predicts
@@ -149,29 +149,28 @@ def _add_evaluation(folder: Path, recipe: Recipe, assembled: Assembled, rows: Ma
         return
     line(f"{folder.name}: predicts the evaluation set, with the weights that are there", quiet)
     assembled.model.load_state_dict(read_weights(folder))
-    add_evaluation(folder, predict_rows(assembled.model, recipe, assembled, rows["evaluation"]))
+    add_part(folder, "evaluation", predict_rows(assembled.model, recipe, assembled, rows["evaluation"]))
 
 
-def unpredicted(folder: Path, corpus: Corpus, rows: np.ndarray) -> np.ndarray:
-    """Those of `rows`, of the evaluation set, that the finished run in `folder` has not predicted. Raises RunError for
-    a damaged run."""
-    known = load_run(folder).predictions.get("evaluation")
+def unpredicted(folder: Path, corpus: Corpus, rows: np.ndarray, part: str = "evaluation") -> np.ndarray:
+    """Those of `rows`, of the evaluation set or, with part="extra", of BSD35k-CS, that the finished run in `folder` has
+    not predicted. Raises RunError for a damaged run."""
+    known = load_run(folder).predictions.get(part)
     ids = corpus.table["sound_id"].to_numpy().astype(str)[rows]
     return rows if known is None else rows[~np.isin(ids, known.ids)]
 
 
-def add_evaluation(folder: Path, evaluation: Predictions) -> None:
-    """Add the evaluation part to a finished run; predictions of another evaluation set are kept in a file beside it."""
+def add_part(folder: Path, part: str, predictions: Predictions) -> None:
+    """Add a part, evaluation or extra, to a finished run; what it predicted there of other clips is kept in a file."""
     file = folder / "predictions.npz"
     known = load_run(folder).predictions
-    if "evaluation" in known:
+    if part in known:
         stamp = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
         shutil.copyfile(file, folder / f"predictions-before-{stamp}.npz")
     split = pd.read_csv(folder / "split.csv", dtype=str, keep_default_na=False)
-    new = pd.DataFrame({"sound_id": evaluation.ids, "part": "evaluation"})
-    split = pd.concat([split[split["part"] != "evaluation"], new])
+    split = pd.concat([split[split["part"] != part], pd.DataFrame({"sound_id": predictions.ids, "part": part})])
     atomic_write(folder / "split.csv", lambda path: split.to_csv(path, index=False))
-    write_predictions(file, known | {"evaluation": evaluation})
+    write_predictions(file, known | {part: predictions})
 
 
 # What a run is, and where it is --------------------------------------------------------------------------------------

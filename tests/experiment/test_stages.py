@@ -12,15 +12,18 @@ import torch
 from safetensors.torch import load_file
 
 from haf_utils import posteriors, training
+from haf_utils.cli import main
 from haf_utils.config import resolve
 from haf_utils.controls import neighbour_posteriors
 from haf_utils.experiment import finetune as finetuning
 from haf_utils.experiment.assembly import agreeing, assemble, corpus_of, embedded, soft_labels
+from haf_utils.experiment.control_runs import run_control
 from haf_utils.experiment.finetune import find, finetune, rows_of, training_targets
 from haf_utils.experiment.predict import load_system
 from haf_utils.experiment.sweeps import sweep
+from haf_utils.experiment.teacher import teach
 from haf_utils.experiment.workspace import finetune_config
-from haf_utils.runs import RunError, load_run
+from haf_utils.runs import RunError, load_run, write_predictions
 from haf_utils.taxonomy import CLASSES
 from tools.posteriors import write_nested
 
@@ -201,6 +204,68 @@ def test_agreement_keeps_the_clips_whose_label_is_probable(tiny, teacher):
     assert kept[own].all() and 0 < kept[crowd].sum() < len(crowd)
     with pytest.raises(ValueError, match="leaves no clip of BSD35k-CS"):
         rows_of(resolve(second(tiny, teacher, agreement=1.0)), corpus)
+
+
+# The teacher ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_runs_of_a_fold_label_the_crowd_by_their_mean_logits(tiny, tmp_path, monkeypatch):
+    folders = [finetune(head(tiny, fold=fold, seed=seed), quiet=True) for fold, seed in ((0, 0), (0, 1), (1, 0))]
+    assert main(["posteriors", *map(str, folders), "--out", str(tmp_path / "teacher")]) == 0
+    runs = [load_run(folder) for folder in folders]
+    recipe = resolve(second(tiny, tmp_path / "teacher"))
+    corpus = corpus_of(recipe)
+    ids = corpus.table["sound_id"].to_numpy().astype(str)
+    crowd = crowd_of(corpus)
+    for fold, of_fold in ((0, runs[:2]), (1, runs[2:])):
+        table = posteriors.read(tmp_path / "teacher" / f"fold_{fold}.csv")
+        unseen = ids[np.isin(corpus.parts(fold=fold), ("validation", "test"))]
+        assert set(table.ids) == {*ids[crowd], *unseen} and (table.folds == fold).all()
+        for part in ("extra", "test"):
+            assert [list(run.part(part).ids) for run in of_fold] == [list(of_fold[0].part(part).ids)] * len(of_fold)
+            logits = np.mean([np.log(run.part(part).plain) for run in of_fold], axis=0)
+            expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+            found = table.for_ids(of_fold[0].part(part).ids).probabilities
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert training_targets(recipe, corpus)[crowd].sum(1).allclose(torch.ones(len(crowd)), atol=1e-4)
+
+    monkeypatch.setattr("haf_utils.experiment.teacher.predict_rows", None)  # what a run has labelled is in its folder
+    before = (tmp_path / "teacher" / "fold_0.csv").stat().st_mtime_ns
+    assert len(list(teach(runs, tmp_path / "teacher"))) == 2
+    assert (tmp_path / "teacher" / "fold_0.csv").stat().st_mtime_ns == before
+    with pytest.raises(FileExistsError, match=r"fold_0\.csv"):
+        list(teach(runs[:1], tmp_path / "teacher"))
+    assert len(list(teach(runs[:1], tmp_path / "teacher", overwrite=True))) == 1
+    one = posteriors.read_fold(tmp_path / "teacher", 0).for_ids(runs[0].part("extra").ids)
+    np.testing.assert_allclose(one.probabilities, runs[0].part("extra").plain, atol=1e-5)
+    assert find(resolve(head(tiny))).folder == folders[0]  # still the run that it was
+
+
+def test_a_teacher_has_weights_and_has_not_learnt_what_it_labels(tiny, stage_2, tmp_path):
+    def named(run, message, **where):
+        with pytest.raises(RunError, match=message):
+            list(teach([run], tmp_path / "teacher", **where))
+
+    named(load_run(stage_2), r"stage-2 was trained on \d+ of the clips to label")
+    named(load_run(run_control(head(tiny), "metadata", quiet=True)), "keeps no weights")
+    run = load_run(finetune(head(tiny), quiet=True))
+    named(run, "no clip of BSD35k-CS to label", extra="")
+    grouped = load_run(finetune(head(tiny, split="uploader"), quiet=True))
+    with pytest.raises(RunError, match="splits official and uploader"):
+        list(teach([run, grouped], tmp_path / "teacher"))
+    changed = dataclasses.replace(run, config=run.config | {"digests": run.config["digests"] | {"checkpoint": "x"}})
+    shutil.copytree(run.folder, tmp_path / "copy")
+    file = tmp_path / "copy" / "predictions.npz"
+    write_predictions(file, {name: p for name, p in run.predictions.items() if name != "extra"})
+    named(dataclasses.replace(changed, folder=tmp_path / "copy"), "trained on another checkpoint")
+    assert main(["posteriors", str(tmp_path / "nowhere"), "--out", str(tmp_path)]) == 2
+
+
+def test_words_are_written_by_the_same_command(tiny, teacher, tmp_path):
+    assert main(["posteriors", "words", "--out", str(tmp_path / "words"), "--dataset", tiny.dataset]) == 0
+    made, known = (posteriors.read_fold(folder, 3) for folder in (tmp_path / "words", teacher))
+    np.testing.assert_array_equal(made.probabilities, known.for_ids(made.ids).probabilities)
+    assert main(["posteriors", "words", "--out", str(tmp_path / "words"), "--dataset", tiny.dataset]) == 2
 
 
 # Stage 3 --------------------------------------------------------------------------------------------------------------
