@@ -4,6 +4,7 @@ import dataclasses
 import os
 import types
 import typing
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,9 @@ class FinetuneConfig:
     profile: str = "mini"
     system: str = "haf"  # haf, text_aux, passt
     train: str = "joint"  # head (frozen backbone), joint
-    initialisation: str = "pretrained"  # pretrained (the profile's), random, a known name, a checkpoint, a run folder
+    initialisation: str = (
+        "pretrained"  # pretrained (the profile's), random, a known name, a checkpoint, a run (_f{fold}_)
+    )
     whole_model: bool = False  # stage 3: backbone and classifier start as the run folder in `initialisation` left them
     split: str = "official"  # official, uploader
     fold: int = 0
@@ -226,7 +229,10 @@ def default_name(config: FinetuneConfig) -> str:
         value = getattr(config, field.name)
         if field.name in (*LOCATION_FIELDS, *_UNNAMED) or value == field.default:
             continue
-        shown.append(f"{field.name}={Path(value).name if isinstance(value, str) else value}")
+        text = Path(value.replace("{fold}", str(config.fold))).name if isinstance(value, str) else str(value)
+        if len(text) > 60:  # a run that is continued; no file system has names of more than 255 bytes
+            text = f"{text[:50]}-{zlib.crc32(text.encode()):08x}"
+        shown.append(f"{field.name}={text}")
     return "_".join([f"{config.system}-{config.train}", *shown, f"f{config.fold}", f"s{config.seed}"])
 
 

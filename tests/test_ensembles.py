@@ -5,7 +5,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from haf_utils.ensembles import RULES, Member, align, correct_prior, decide, diversity, fit_weights, subsets
+from haf_utils.ensembles import (
+    RULES,
+    Member,
+    align,
+    blend_neighbours,
+    correct_prior,
+    decide,
+    diversity,
+    fit_weights,
+    subsets,
+)
 from haf_utils.metrics import METRICS, hierarchical_scores, score_matrix
 from haf_utils.taxonomy import CLASSES
 
@@ -245,3 +255,19 @@ def test_members_that_do_not_fit_are_refused_with_the_difference(changes, messag
 def test_the_first_member_is_checked_too():
     with pytest.raises(ValueError, match="'a' was trained on"):
         align([member("a", train_ids=["clip2"]), member("b")])
+
+
+def test_neighbours_get_the_number_and_the_share_that_explain_validation_best(truth, members):
+    rng = np.random.default_rng(5)
+    votes = {5: posteriors(truth, 0.0, rng), 10: posteriors(truth, 1.5, rng), 50: np.full((300, 23), 1 / 23)}
+    k, share = blend_neighbours(members[1], votes, truth)
+    assert k == 10 and 0 < share < 1
+    losses = {
+        (number, beta): cross_entropy([1 - beta, beta], [members[1], v], truth)
+        for number, v in votes.items()
+        for beta in np.linspace(0, 1, 101)
+    }
+    best = min(losses, key=losses.get)
+    assert best[0] == k and best[1] == pytest.approx(share, abs=0.01)
+    wrong = np.eye(23)[(truth + 1) % 23]
+    assert blend_neighbours(members[0], {7: wrong}, truth) == (7, pytest.approx(0, abs=1e-6))  # of no use: no share

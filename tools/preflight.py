@@ -269,6 +269,10 @@ def _costs(
     if "07" in given:
         one = resolve(finetune_config(space, train="head", extra_weight=1.0))
         hours["notebook 07"] = _LEVERS * sizes.ablation_folds * _seconds(one, data, a_clip, head, window)
+    if any(recipe.teacher for recipe in joint) and network is not None:
+        labelling = [r for r in groups["ours"] if _kind(r) == "CLAP" and not (r.teacher or r.whole_model)]
+        crowd = data["extra"].used * max(1.0, data["extra"].seconds / window)
+        hours["labels of BSD35k-CS, stage 1"] = a_clip / 3 * len(labelling) * crowd
     if network is not None:
         sounds, notes = (data[role].used if role in data else 0 for role in ("fsd50k", "nsynth"))
         epochs = given.get("03", {}).get("epochs") or sizes.pretraining.epochs

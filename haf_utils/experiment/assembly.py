@@ -131,7 +131,6 @@ def _looked_up(table: Posteriors, corpus: Corpus) -> tuple[np.ndarray, torch.Ten
     return rows, known
 
 
-@lru_cache(2)
 def soft_labels(recipe: Recipe, corpus: Corpus) -> torch.Tensor:
     """The teacher's posteriors (N, 23) float32 of BSD35k-CS's clips; zero for those it has no row for, and all others.
 
@@ -140,14 +139,13 @@ def soft_labels(recipe: Recipe, corpus: Corpus) -> torch.Tensor:
     for another split does, and as `posteriors.read`.
     """
     table, ids = read_fold(recipe.teacher, recipe.fold), corpus.table["sound_id"].astype(str)
-    rows, known = _looked_up(table, corpus)
-    crowd = (corpus.table["origin"] == "bsd35k-cs").to_numpy()
+    (rows, known), part = _looked_up(table, corpus), corpus.parts(recipe.split, recipe.fold)
+    crowd = (corpus.table["origin"] == "bsd35k-cs").to_numpy() & (part == "train")
     if not (rows[crowd] >= 0).any():
         if not crowd.any():
             raise ValueError(f"teacher={recipe.teacher} labels BSD35k-CS's clips, and there are none: pass extra=…")
         table.for_ids(ids[crowd])  # raises
-    tested = rows[corpus.parts(recipe.split, recipe.fold) == "test"]
-    where, notes = f"fold {recipe.fold} of the {recipe.split} split", []
+    tested, where, notes = rows[part == "test"], f"fold {recipe.fold} of the {recipe.split} split", []
     if lacking := int((rows[crowd] < 0).sum()):
         notes.append(f"has no row for {lacking} of {crowd.sum()} clips of BSD35k-CS, which keep their labels")
     if table.folds is None:
@@ -303,9 +301,9 @@ def checkpoint_of(config: FinetuneConfig) -> str:
 
 
 def initialisation_of(config: FinetuneConfig) -> str:
-    """What `initialisation` means. Paths are looked for as they are, in the repository and among the runs, where they
-    are found again after runs and checkpoints were moved together."""
-    source, sizes = config.initialisation, profile(config.profile)
+    """What `initialisation` means; in a path {fold} stands for the fold. Paths are looked for as they are, in the
+    repository and among the runs, where they are found again after runs and checkpoints were moved together."""
+    source, sizes = config.initialisation.replace("{fold}", str(config.fold)), profile(config.profile)
     if source == "pretrained":
         source = config.weights or (sizes.passt_checkpoint if config.system == "passt" else sizes.checkpoint)
     if source == "random" or source in KNOWN:

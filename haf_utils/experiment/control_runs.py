@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from haf_utils.config import FinetuneConfig, Recipe, resolve
 from haf_utils.controls import metadata_classifier, neighbour_posteriors, of_all_classes
 from haf_utils.corpus import Corpus
+from haf_utils.ensembles import blend_neighbours
 from haf_utils.experiment.assembly import assemble, checkpoint_of, load_source, text_order
 from haf_utils.experiment.finetune import SCORED, add_part, close_run, open_run, rows_of, unpredicted
 from haf_utils.hatr import train_hatr
@@ -27,6 +28,7 @@ from haf_utils.model import Model
 from haf_utils.posteriors import read_fold
 from haf_utils.profiles import profile
 from haf_utils.runs import Predictions
+from haf_utils.taxonomy import CLASSES
 
 __all__ = ["CONTROLS", "run_control"]
 
@@ -34,7 +36,7 @@ STRENGTHS = (0.1, 1.0, 10.0, 100.0)  # ours: inverse regularisation of the linea
 
 # kind -> modalities that it reads
 CONTROLS = {"zero-shot": "audio", "neighbours": "both", "linear": "both", "linear-audio": "audio"}
-CONTROLS |= {"metadata": "text", "hatr": "both", "posteriors": "both"}
+CONTROLS |= {"metadata": "text", "hatr": "both", "posteriors": "both", "votes": "both"}
 # The fields of a configuration that a control reads; the others keep their defaults.
 _USED = (
     "dataset runs extra evaluation scratch weights tokenizer name profile initialisation split fold seed extra_weight "
@@ -140,6 +142,16 @@ def _neighbours(data: ControlData) -> Callable:
     return lambda rows: neighbour_posteriors(vectors[train], data.labels[train], vectors[rows])
 
 
+def _votes(data: ControlData) -> Callable:
+    """Neighbours, as many as do best on validation clips beside what is known without them: the shares of classes."""
+    vectors, train, checked = _vectors(data, "both"), data.rows["train"], data.rows["validation"]
+    known = vectors[train], data.labels[train]
+    votes = {k: neighbour_posteriors(*known, vectors[checked], k) for k in (5, 10, 20, 50)}
+    shares = np.bincount(known[1], minlength=len(CLASSES)) / len(train)
+    k, _ = blend_neighbours(np.tile(shares, (len(checked), 1)), votes, data.labels[checked])
+    return lambda rows: neighbour_posteriors(*known, vectors[rows], k)
+
+
 def _linear(data: ControlData) -> Callable:
     """Multinomial logistic regression, its strength chosen by the cross-entropy of the validation clips."""
     vectors = _vectors(data, data.config.modality)
@@ -170,4 +182,4 @@ def _posteriors(data: ControlData) -> Callable:
     return lambda rows: table.for_ids(data.corpus.table["sound_id"].iloc[rows].astype(str)).probabilities
 
 
-_FITS |= {"metadata": _metadata, "posteriors": _posteriors}
+_FITS |= {"metadata": _metadata, "posteriors": _posteriors, "votes": _votes}

@@ -15,17 +15,18 @@ import pandas as pd
 
 from haf_utils.config import ARCHITECTURES, FinetuneConfig, Recipe, differing, resolve
 from haf_utils.datasets import load_bsd
-from haf_utils.ensembles import Member, align, fit_weights, subsets
+from haf_utils.ensembles import Member, align, blend_neighbours, fit_weights, subsets
 from haf_utils.experiment.ablations import read_runs
 from haf_utils.experiment.control_runs import run_control
 from haf_utils.experiment.finetune import config_of, find, other_code
 from haf_utils.experiment.grids import unique
 from haf_utils.experiment.sweeps import sweep
+from haf_utils.experiment.teacher import teach
 from haf_utils.experiment.workspace import Workspace, finetune_config
 from haf_utils.inference import average_probabilities
 from haf_utils.io.progress import headless
 from haf_utils.profiles import profile
-from haf_utils.runs import Run, RunError
+from haf_utils.runs import Run, RunError, load_run
 
 __all__ = ["MEMBERS", "REPORTED", "SYSTEMS", "TRAIN", "Trained", "best_subset", "complete", "fold_member", "fuse",
            "kind_of", "makeable", "member_configs", "member_of", "out_of_fold", "submitted", "systems_called",
@@ -42,8 +43,10 @@ OURS: dict[str, dict] = {
     "PaSST (ours)": {"system": "passt", "train": "joint"},
     "metadata": {},  # no CLAP: words alone
 }
-# Also in "ours" where posteriors from outside are given: the table, nearest neighbours, a model with it as third input.
-BEYOND: dict[str, dict] = {"posteriors": {}, "neighbours": {}, "third input": {}}
+# Also in "ours" where posteriors from outside are given: the table, nearest neighbours, a model with it as third input;
+# and where BSD35k-CS is, too, that model on its clips as ours label them (stage 2), and then on BSD10k (stage 3).
+STAGES: dict[str, dict] = {"stage 2": {"extra_weight": 1.0}, "stage 3": {"whole_model": True}}
+BEYOND: dict[str, dict] = {"posteriors": {}, "neighbours": {}, "third input": {}} | STAGES
 _REPORT: dict[str, dict] = {
     "smoothing": {"mixup": False},
     "smoothing + mixup": {},
@@ -114,17 +117,23 @@ def member_configs(
         if name not in wanted:
             continue
         own = {"train": train, "fold": fold} | fields | {"seed": seed + fields.get("seed", 0)}
-        if "extra_weight" in fields and extra_weight is not None:
+        if name in _REPORT and extra_weight is not None:
             own["extra_weight"] = extra_weight
         if fields.get("system") == "passt" and profile(space.profile).embedded and not space.passt:
             own |= SMALL_PASST
-        if name in ("posteriors", "third input"):
+        if name in ("posteriors", "third input", *STAGES):
             own["posteriors"] = space.posteriors
+        if name == "stage 2":
+            own["teacher"] = str(Path(space.runs) / "posteriors" / f"teacher-s{seed}")
+        if name == "stage 3" and "stage 2" in configs:
+            own["initialisation"] = resolve(configs["stage 2"]).name.replace(f"_f{fold}_s", "_f{fold}_s")
         checkpoint = Path(space.runs) / fields.get("initialisation", "")
         if "initialisation" in fields and not has_audio:
             absent[name] = "it embeds audio, and this dataset has none"
         elif "initialisation" in fields and not checkpoint.is_dir():
             absent[name] = f"there is no continued checkpoint {checkpoint.name}: notebook 03 makes it"
+        elif name in STAGES and not space.extra:
+            absent[name] = "it trains on BSD35k-CS, which is not given"
         elif fields.get("system") == "passt" and not has_audio:
             absent[name] = "it hears waveforms, and this dataset has embeddings alone"
         else:
@@ -147,12 +156,43 @@ def train_members(
     folds: a fold's configurations by member, as `member_configs` gives them. A member that fails in a fold is named
     with the reason and takes no part; the others go on. Raises ValueError or TypeError for wrong parameters.
     """
-    networks = {
-        (name, place): resolve(config)
-        for place, configs in enumerate(folds)
-        for name, config in configs.items()
-        if name not in _CONTROLS
-    }
+    networks = {(name, at): each[name] for at, each in enumerate(folds) for name in each if name not in _CONTROLS}
+    found, failed = _train({k: config for k, config in networks.items() if k[0] not in STAGES}, workers, retrain)
+    for stage in STAGES:
+        own = {key: config for key, config in networks.items() if key[0] == stage}
+        try:
+            if stage == "stage 2" and own:
+                config, ours = own[stage, 0], [name for name in (*OURS, "third input") if kind_of(name) == "CLAP"]
+                runs = [load_run(found[key]) for key in found if key[0] in ours and key[0] not in failed]
+                where = {name: getattr(config, name) for name in ("dataset", "extra", "scratch", "device")}
+                list(teach(runs, config.teacher, overwrite=True, quiet=headless(), **where))
+            elif own and "stage 2" in failed:
+                raise RunError("stage 2, from which it goes on, has failed")
+            for (_, at), config in own.items() if stage == "stage 3" else ():  # that may have got a suffix
+                start = found["stage 2", at].name.replace(f"_f{config.fold}_s", "_f{fold}_s")
+                own[stage, at] = dataclasses.replace(config, initialisation=start)
+            more, lost = _train(own, workers, retrain)
+            found, failed = found | more, failed | lost
+        except (OSError, RuntimeError, ValueError) as error:
+            failed[stage] = f"{type(error).__name__}: {error}"
+    folders: dict[str, list[Path]] = {}
+    for name in dict.fromkeys(name for configs in folds for name in configs if name not in failed):
+        try:
+            if name in _CONTROLS:
+                kind = "votes" if name == "neighbours" else name
+                folders[name] = [run_control(configs[name], kind, quiet=True) for configs in folds]
+            else:
+                folders[name] = [found[name, place] for place in range(len(folds))]
+        except (OSError, RuntimeError, ValueError) as error:  # of the control
+            failed[name] = f"{type(error).__name__}: {error}"
+    return Trained(folders, failed)
+
+
+def _train(
+    configs: Mapping[tuple[str, int], FinetuneConfig], workers: int | None, retrain: bool
+) -> tuple[dict[tuple[str, int], Path], dict[str, str]]:
+    """Run folders by member and fold, and why members have failed, by name."""
+    networks = {key: resolve(config) for key, config in configs.items()}
     failed = _unusable(networks)
     ready = {key: recipe for key, recipe in networks.items() if key[0] not in failed}
     # In the order of members, and of those the long ones first.
@@ -167,16 +207,7 @@ def train_members(
         for (name, _), recipe in ready.items():
             if recipe.name in lost:
                 failed.setdefault(name, f"fold {recipe.fold}: {lost[recipe.name].strip().splitlines()[-1]}")
-    folders: dict[str, list[Path]] = {}
-    for name in dict.fromkeys(name for configs in folds for name in configs if name not in failed):
-        try:
-            if name in _CONTROLS:
-                folders[name] = [run_control(configs[name], name, quiet=True) for configs in folds]
-            else:
-                folders[name] = [found[ready[name, place].name] for place in range(len(folds))]
-        except (OSError, RuntimeError, ValueError) as error:  # of the control
-            failed[name] = f"{type(error).__name__}: {error}"
-    return Trained(folders, failed)
+    return {key: found[recipe.name] for key, recipe in ready.items() if recipe.name in found}, failed
 
 
 def _unusable(networks: Mapping[tuple[str, int], Recipe]) -> dict[str, str]:
@@ -234,7 +265,8 @@ def fold_member(runs: Sequence[Run], part: str = "evaluation", name: str = "") -
     first = runs[0].config["config"]
     for run in runs[1:]:
         other = run.config["config"]
-        differing = [f for f, value in other.items() if f not in ("fold", "name") and first.get(f) != value]
+        own = ("fold", "name", *["initialisation"] * bool(first.get("whole_model")))  # stage 2 of each fold
+        differing = [f for f, value in other.items() if f not in own and first.get(f) != value]
         if differing:
             raise RunError(f"{runs[0].name} and {run.name} differ in more than the fold: {', '.join(differing)}")
     folds = [run.config["config"]["fold"] for run in runs]
@@ -252,9 +284,17 @@ def weights_of(fusion: str, *folds: Sequence[Member]) -> np.ndarray:
     """Weights (M,) of a system's members, which sum to 1, from what they predict of validation clips, a fold each.
 
     "Equal"; "Weighted": fitted, and averaged over folds; "Best subset": equal on the members of `best_subset`, 0 on the
-    others.
+    others. Where neighbours are among three members or more, the others' subset is blended with them, by the share that
+    is best on validation clips, averaged over folds.
     """
-    members = len(folds[0])
+    members, voters = len(folds[0]), [m for m, member in enumerate(folds[0]) if member.name == "neighbours"]
+    if fusion == "Best subset" and voters and members > 2:
+        rest = [[member for member in fold if member.name != "neighbours"] for fold in folds]
+        weights, shares = weights_of(fusion, *rest), []
+        for fold, others in zip(folds, rest, strict=True):
+            both = align([fuse(others, weights, "others"), fold[voters[0]]])
+            shares.append(blend_neighbours(both[0].probabilities, {0: both[1].probabilities}, both[0].labels)[1])
+        return np.insert(weights * (1 - np.mean(shares)), voters[0], np.mean(shares))
     if fusion == "Weighted" and members > 1:
         fold_members = [align(fold) for fold in folds]
         fitted = [fit_weights([m.probabilities for m in fold], fold[0].labels) for fold in fold_members]

@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from haf_utils.config import resolve
 from haf_utils.controls import neighbour_posteriors
 from haf_utils.experiment import control_runs
+from haf_utils.experiment.assembly import corpus_of, embedded
 from haf_utils.experiment.control_runs import CONTROLS, run_control
 from haf_utils.experiment.workspace import Workspace, finetune_config
 from haf_utils.runs import load_run
@@ -106,3 +108,14 @@ def test_neighbours_by_hand():
     every = neighbour_posteriors(train, np.array([4, 4, 20]), np.array([[1, 1.0]]), k=50)  # fewer clips than k
     np.testing.assert_allclose(every.sum(), 1)
     assert set(np.flatnonzero(every[0])) == {4, 20}
+
+
+def test_votes_are_of_as_many_neighbours_as_do_best_on_validation_clips(controls, space):
+    recipe = resolve(finetune_config(space, train="head"))
+    corpus = corpus_of(recipe)
+    vectors, part = np.hstack(embedded(recipe, corpus)), corpus.parts()
+    vectors = np.hstack([vectors, corpus.presence[:, None]])
+    train, test = part == "train", part == "test"
+    found = controls["votes"].part("test").probabilities
+    by_k = {k: neighbour_posteriors(vectors[train], corpus.labels[train], vectors[test], k) for k in (5, 10, 20, 50)}
+    assert sum(np.allclose(found, votes, atol=1e-6) for votes in by_k.values()) == 1

@@ -196,6 +196,26 @@ def test_what_is_handed_in_is_best_in_the_mean_over_folds():
     np.testing.assert_allclose(alone.probabilities, means[0])
 
 
+def test_neighbours_are_blended_into_the_subset_of_the_others():
+    labels = np.arange(46) % 23
+    rng, ids = np.random.default_rng(0), np.array([str(clip) for clip in range(46)])
+    right, wrong = 0.5 * np.eye(23)[labels] + 0.5 / 23, np.eye(23)[(labels - 1) % 23]
+    soft = rng.dirichlet(np.ones(23), 46)
+
+    def fold(votes, name="neighbours"):
+        by_name = {"a": right, "b": wrong, name: votes, "c": 0.5 * right + 0.5 * soft}
+        return [Member(n, ids, labels, p, ()) for n, p in by_name.items()]
+
+    others = [[member for member in fold(votes) if member.name != "neighbours"] for votes in (right, soft)]
+    subset = weights_of("Best subset", *others)
+    weights = weights_of("Best subset", fold(right), fold(soft))
+    np.testing.assert_allclose(np.delete(weights, 2), subset * (1 - weights[2]))
+    assert 0 < weights[2] < 1 and weights.sum() == pytest.approx(1)
+    assert weights_of("Best subset", fold(wrong))[2] == pytest.approx(0, abs=1e-4)
+    usual = weights_of("Best subset", fold(right, "d"))
+    assert set(np.round(usual[usual > 0], 6)) == {round(1 / (usual > 0).sum(), 6)}  # a member like any other
+
+
 def test_the_full_profile_trains_jointly(space):
     configs, _ = member_configs(dataclasses.replace(space, profile="full"))
     assert {config.train for name, config in configs.items()} == {"joint"}

@@ -13,16 +13,18 @@ from safetensors.torch import load_file
 
 from haf_utils import posteriors, training
 from haf_utils.cli import main
-from haf_utils.config import resolve
+from haf_utils.config import default_name, resolve
 from haf_utils.controls import neighbour_posteriors
 from haf_utils.experiment import finetune as finetuning
-from haf_utils.experiment.assembly import agreeing, assemble, corpus_of, embedded, soft_labels
+from haf_utils.experiment.assembly import agreeing, assemble, corpus_of, embedded, initialisation_of, soft_labels
 from haf_utils.experiment.control_runs import run_control
-from haf_utils.experiment.finetune import find, finetune, rows_of, training_targets
+from haf_utils.experiment.finetune import config_of, find, finetune, rows_of, training_targets
+from haf_utils.experiment.members import STAGES, member_configs, out_of_fold, submitted, train_members
 from haf_utils.experiment.predict import load_system
 from haf_utils.experiment.sweeps import sweep
 from haf_utils.experiment.teacher import teach
 from haf_utils.experiment.workspace import finetune_config
+from haf_utils.inference import mean_logits
 from haf_utils.runs import RunError, load_run, write_predictions
 from haf_utils.taxonomy import CLASSES
 from tools.posteriors import write_nested
@@ -309,6 +311,15 @@ def test_stage_3_is_another_run_when_stage_2_is(tiny, stage_2, teacher, tmp_path
     assert find(resolve(third(tiny, other, name="after"))) is None
 
 
+def test_one_recipe_names_the_run_of_each_fold(tiny, stage_2):
+    shutil.copytree(stage_2, Path(tiny.runs) / "before_f1_s0")
+    recipe = resolve(third(tiny, "before_f{fold}_s0"))
+    assert initialisation_of(recipe) == str(Path(tiny.runs).resolve() / "before_f1_s0")
+    assert "initialisation=before_f1_s0" in recipe.name
+    assert len(default_name(third(tiny, "x" * 200))) < 150  # of a run whose name says what it is itself
+    assert default_name(third(tiny, "x" * 200)) != default_name(third(tiny, "x" * 201))
+
+
 def test_a_stage_2_run_that_cannot_be_continued_is_named(tiny, stage_2, teacher, tmp_path):
     with pytest.raises(RunError, match="gone is no run folder, which whole_model=True continues"):
         finetune(third(tiny, tmp_path / "gone"), quiet=True)
@@ -370,3 +381,51 @@ def test_a_stage_3_run_classifies_recordings(tiny, stage_2):
     trained = load_file(folder / "model.safetensors")
     state = model.model.classifier.state_dict()
     assert state and all(torch.equal(state[name], trained[f"classifier.{name}"]) for name in state)
+
+
+# In one command -------------------------------------------------------------------------------------------------------
+
+SOME = ("smoothing + mixup (ours)", "third input", *STAGES)
+
+
+def planned(tiny, teacher, root, folds=(0, 1), **choices):
+    space = dataclasses.replace(tiny, posteriors=str(teacher), runs=str(root))
+    systems = {"ours": (SOME, "Best subset")}
+    return [member_configs(space, fold=fold, systems=systems, epochs=1, tta_views=1, **choices) for fold in folds]
+
+
+def test_ours_goes_through_teacher_and_stages_to_the_evaluation_set(tiny, teacher, tmp_path):
+    folds = [configs for configs, absent in planned(tiny, teacher, tmp_path)]
+    assert [list(configs) for configs in folds] == [list(SOME)] * 2
+    trained, failed = train_members(folds, workers=1)
+    assert not failed and list(trained) == list(SOME)
+    runs = {name: [load_run(folder) for folder in of_folds] for name, of_folds in trained.items()}
+    for fold in (0, 1):
+        table = posteriors.read(tmp_path / "posteriors" / "teacher-s0" / f"fold_{fold}.csv")
+        labelled = [runs[name][fold].part("extra") for name in SOME[:2]]  # ours, without the crowd's labels
+        expected = mean_logits([part.plain for part in labelled])
+        np.testing.assert_allclose(table.for_ids(labelled[0].ids).probabilities, expected, atol=1e-5)
+        two, three = runs["stage 2"][fold], runs["stage 3"][fold]
+        assert initialisation_of(resolve(config_of(three))) == str(two.folder) and len(three.name) < 200
+        trained_on = {
+            name: set(run.split.query("part == 'train'")["sound_id"])
+            for name, run in zip("23", (two, three), strict=True)
+        }
+        assert trained_on["3"] < trained_on["2"] and not trained_on["3"] & set(labelled[0].ids)
+        assert two.part("test").weights.shape[1] == three.part("test").weights.shape[1] == 3
+    member, weights = submitted(runs, SOME, "Best subset")
+    assert len(weights) == len(SOME) and (member.labels == -1).all()
+    assert len(out_of_fold(runs, SOME, "Best subset").ids) == sum(len(run.part("test").ids) for run in runs["stage 3"])
+    again, failed = train_members(folds, workers=1)
+    assert again == trained and not failed  # nothing is trained or predicted twice
+
+
+def test_stages_that_cannot_be_are_left_out_with_the_reason(tiny, teacher, tmp_path):
+    ((configs, absent),) = planned(dataclasses.replace(tiny, extra=""), teacher, tmp_path, (0,))
+    assert set(absent) == set(STAGES) and "BSD35k-CS" in absent["stage 2"] and list(configs) == list(SOME[:2])
+    ((configs, _),) = planned(tiny, teacher, tmp_path, (0,), extra_weight=0.0)
+    assert configs["stage 2"].extra_weight == 1.0  # a setting of the report's members alone
+    broken = configs | {"stage 2": dataclasses.replace(configs["stage 2"], posteriors=str(tmp_path / "absent.csv"))}
+    trained, failed = train_members([broken], workers=1)
+    assert "absent.csv is absent" in failed["stage 2"] and "stage 2, from which it goes on" in failed["stage 3"]
+    assert list(trained) == list(SOME[:2])

@@ -36,6 +36,22 @@ def test_the_plan_is_of_the_notebooks_that_are_asked_for(tmp_path, capsys):
     assert "0 of notebooks 04 and 06" in planned["01"] and "mode" not in planned["01"]
 
 
+def test_the_stages_past_the_report_are_counted_where_they_are_asked_for(tmp_path):
+    space = workspace(profile="tiny", runs=str(tmp_path))
+
+    def runs(**changes):
+        lines = list(preflight(dataclasses.replace(space, **changes), {"06": {"systems_of": "ours"}}))
+        (line,) = [line for line in lines if line.startswith("runs ")]
+        return int(line.split()[1]), "\n".join(lines)
+
+    plain, _ = runs()
+    table = str(tmp_path / "a table that is read later")
+    folds = profile("tiny").ensemble_folds
+    assert runs(posteriors=table)[0] == plain + 3 * folds  # third input, stages 2 and 3
+    number, said = runs(posteriors=table, extra="")
+    assert number == plain + folds and "left out: stage 2" in said and "BSD35k-CS" in said
+
+
 def test_lines_come_as_they_are_found(tmp_path, monkeypatch):
     space = workspace(profile="tiny", runs=str(tmp_path))
     lines = preflight(space)
