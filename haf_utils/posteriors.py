@@ -3,7 +3,7 @@
 Two layouts are read: a CSV table with a row a clip and the columns `sound_id`, the 23 class codes and, where known,
 `fold` (whose model scored the clip) and `ground_truth` (a code); and the official baseline's output, a folder of
 `fold_<k>/evaluation/predictions.csv` (`sound_id,ground_truth,prediction,prediction_score`: the largest posterior only).
-Nested, for a third input, is a folder of a table a fold, `fold_<k>.csv` (`python -m tools.posteriors` writes one).
+Nested, for a third input, is a folder of a table a fold, `fold_<k>.csv` (`haf posteriors` writes one).
 """
 
 import os
