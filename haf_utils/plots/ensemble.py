@@ -22,7 +22,7 @@ def subset_scores(table: pd.DataFrame, kinds: Sequence[str], chosen: Sequence[tu
     places = table["M"] + np.random.default_rng(0).uniform(-0.25, 0.25, len(table))
     figure, axes = plt.subplots(figsize=(8.4, 4.2))
     looks = (
-        {"color": "0.6", "marker": "."},
+        {"fc": "none", "ec": "0.5", "marker": "o"},
         {"color": COLOURS["is"], "marker": "x"},
         {"color": COLOURS["m"], "marker": "o"},
     )
