@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     listed = getattr(given, "grid", getattr(given, "audio", None))
     if rest and (listed is None or any(word.startswith("-") for word in rest)):
         _parser().parse_args(arguments)  # refuses them
-    elif rest:
+    elif rest and listed is not None:
         listed += rest
     try:
         code = given.command(given)
