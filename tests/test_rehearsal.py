@@ -28,7 +28,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         os.environ.get("HAF_TEST_REHEARSAL") != "1",
-        reason="HAF_TEST_REHEARSAL=1 is for a machine with 12 GB of memory, 18 GB of disk and half an hour for it",
+        reason="HAF_TEST_REHEARSAL=1 is for a machine with 12 GB of memory, 15 GB of disk and half an hour for it",
     ),
 ]
 
@@ -148,7 +148,7 @@ def results(runs: Path) -> Path:
 
 
 def test_the_full_size_path_to_its_end(folder, capsys):
-    """All notebooks, all members, at real sizes: 1,400 s of processor time, 18 GB of disk."""
+    """All notebooks, all members, at real sizes, within `MEMORY` and `DISK`."""
     source = make_embedded("mini")
     data = folder / "data"
     cut(source / "BSD10k", data / "BSD10k", 5, CLASSES)

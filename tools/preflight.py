@@ -244,7 +244,12 @@ def _costs(
         a_clip = step.seconds / part
         peak = f", {step.memory / 1e9:.1f} GB of the card's {card / 1e9:.0f}" if step.memory else ""
         yield f"measured   {step.seconds:.2f} s a step of {part} clips, CLAP{peak}; times follow in proportion"
-    yield f"disk       {sum(4e-9 * _COSTS[_kind(r)][3] for r in joint):.0f} GB for trained weights, in {space.runs}"
+    trained = [_kind(recipe) for recipe in joint]
+    if network is not None:  # the checkpoints of notebook 03
+        trained += ["CLAP"] * (("fsd50k" in data) + ({"fsd50k", "nsynth"} <= data.keys()))
+    sizes_of = [4e-9 * _COSTS[kind][3] for kind in trained]
+    more = f", and {5 * max(sizes_of):.0f} GB to go on from while one trains" if trained else ""
+    yield f"disk       {sum(sizes_of):.0f} GB for trained weights{more}, in {space.runs}"
     for kind, recipe in {_kind(recipe): recipe for recipe in joint}.items():
         need = memory_of(kind, recipe.batch, recipe.accumulation)
         line = f"memory     {kind}, batch {recipe.batch}: "
