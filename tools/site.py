@@ -36,7 +36,7 @@ _LOOK = """<style>
 math {font-size: 110%}
 .formula, .jp-Editor, .jp-MarkdownOutput, .jp-OutputArea-output {overflow-x: auto}
 img {max-width: 100%}
-details {min-width: 0; flex: 1}
+details {min-width: 0; max-width: 100%; flex: 1; overflow-x: auto}
 summary {font: 12px sans-serif; color: #555; cursor: pointer}
 .jp-OutputArea-output pre {word-break: normal; overflow-wrap: anywhere}
 @media (max-width: 700px) { /* figures keep their size, to be moved sideways, so that their words can be read */
