@@ -69,7 +69,7 @@ def training_step(
     Several parts need less memory: the batch is embedded without gradients, the loss is that of the whole batch (its
     weights, mixup's partners and shares), and each part is embedded again to carry its gradients on (gradient caching,
     Gao et al., 2021). BatchNorm and patchout inside the backbone see a part alone.
-    Raises FloatingPointError where the loss is not finite, before anything changes.
+    Raises FloatingPointError where the loss is not finite, before a weight changes.
     """
     cached = inputs.live and len(parts) > 1
     # Dropout and patchout draw the same both times.
@@ -80,8 +80,6 @@ def training_step(
     if cached:
         features = features._replace(audio=features.audio.requires_grad_(), text=features.text.requires_grad_())
     loss = batch_loss(model, features, target.to(features.audio.device), recipe, streams)
-    if not torch.isfinite(loss):
-        raise FloatingPointError(f"the loss became {loss.item()}")
     loss.backward()
     if cached:
         gradients = [_gradient(values).split([len(e.presence) for e in embedded]) for values in features[:2]]
@@ -89,6 +87,8 @@ def training_step(
             again = _embed(model, inputs, part, seed)
             pairs = [pair for pair in zip(again[:2], of_part, strict=True) if pair[0].requires_grad]
             torch.autograd.backward(*zip(*pairs, strict=True))
+    if not torch.isfinite(loss):  # only here, since it waits for a GPU
+        raise FloatingPointError(f"the loss became {loss.item()}")
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     ema.update(model)
