@@ -143,7 +143,7 @@ class ClapNetwork(nn.Module):
         if self.encoder is not None:
             pooled = self.encoder(image)
         elif fast.enabled():
-            pooled = htsat.encode(self.audio_branch, image, recompute)
+            pooled = fast.compiled(htsat.encode, self.training)(self.audio_branch, image, recompute)
         elif recompute:
             raise ValueError("laion-clap's HTSAT has no activation checkpointing: do without, or set HAF_FAST=1")
         else:

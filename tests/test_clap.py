@@ -12,9 +12,11 @@ import torch
 from conftest import REPOSITORY, need_shared
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch._inductor import config as inductor
 
 from benchmarks.alternatives import laion_clap
 from haf_utils import clap as clap_module
+from haf_utils import fast
 from haf_utils.audio import AudioError, fixed_windows, to_float
 from haf_utils.clap import (
     Clap,
@@ -114,6 +116,33 @@ def test_the_switch_takes_one_and_zero_alone(mini, monkeypatch):
     monkeypatch.setenv("HAF_FAST", "no")
     with pytest.raises(ValueError, match="HAF_FAST=no.*choose 1"):
         mini.embed_text(["a"], progress=False)
+    monkeypatch.setenv("HAF_FAST", "0")
+    monkeypatch.setenv("HAF_COMPILE", "1")
+    with pytest.raises(ValueError, match="HAF_COMPILE=1.*HAF_FAST=0.*choose one"):
+        mini.embed_text(["a"], progress=False)
+
+
+def test_where_nothing_can_be_compiled_the_error_says_what_asked_for_it(monkeypatch):
+    monkeypatch.setenv("HAF_COMPILE", "1")
+    with inductor.patch({"cpp.cxx": (None, "/nonexistent/g++")}):
+        with pytest.raises(RuntimeError, match="No working C\\+\\+ compiler") as caught:
+            fast.compiled(torch.erfinv, True)(torch.zeros(3))
+    assert "HAF_COMPILE=1" in caught.value.__notes__[0]
+
+
+def test_only_training_is_compiled_and_only_where_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda function, **_: lambda: "compiled")
+    fast._compiled.cache_clear()
+    plain = lambda: "plain"  # noqa: E731
+    for value, training, expected in (("0", True, "plain"), ("1", False, "plain"), ("1", True, "compiled")):
+        monkeypatch.setenv("HAF_COMPILE", value)
+        assert fast.compiled(plain, training)() == expected
+    monkeypatch.delenv("HAF_COMPILE")
+    assert fast.compiled(plain, True) is plain
+    monkeypatch.setenv("HAF_COMPILE", "yes")
+    with pytest.raises(ValueError, match="HAF_COMPILE=yes.*choose 1 or 0"):
+        fast.compiled(plain, True)
+    fast._compiled.cache_clear()
 
 
 @torch.no_grad()

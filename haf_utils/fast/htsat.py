@@ -112,8 +112,9 @@ def _positions(kind: str, height: int, width: int, window: int = 2, shift: int =
     return positions.permute((0, 2, 1, 3) if kind == "windows" else (0, 2, 3, 1)).flatten()
 
 
-@cache
+@torch.compiler.assume_constant_result
 @torch.inference_mode(False)  # cached inference tensors could not serve training
+@cache
 def permutation(current: Order, wanted: Order, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """index (L,), which permutes tokens from one order to the other, and its inverse (L,), for the backward pass."""
     index = _positions(*current).argsort()[_positions(*wanted)].to(device)

@@ -28,7 +28,7 @@ def linear(layer: nn.Linear, x: torch.Tensor, gelu: bool = False) -> torch.Tenso
     """
     weight, bias, training = layer.weight, layer.bias, torch.is_grad_enabled()
     fp32_on_cpu = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
-    if not (_AVAILABLE and fp32_on_cpu) or torch.is_autocast_enabled("cpu"):
+    if not (_AVAILABLE and fp32_on_cpu) or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
         product = F.linear(x, weight, bias)
     elif training:
         product = _Product.apply(x, weight, bias)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from haf_utils.fast import compiled
 from haf_utils.fast.ops import gather, linear
 
 __all__ = ["encode"]
@@ -24,6 +25,11 @@ def encode(roberta: nn.Module, input_ids: torch.Tensor, attention_mask: torch.Te
     padded = (mask.flatten().cumsum(0) - 1).clamp(min=0)  # (B · T,): packed token at each position; any in padding
     first = F.pad(mask.sum(1).cumsum(0), (1, 0))[:-1]  # (B,): the first packed token of each text
     x = roberta.embeddings(input_ids=input_ids).flatten(0, 1).index_select(0, packed)
+    # The number of tokens differs from batch to batch.
+    return compiled(_layers, roberta.training, dynamic=True)(roberta, x, packed, padded, mask, first)
+
+
+def _layers(roberta: nn.Module, x, packed, padded, mask: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
     layers = roberta.encoder.layer
     for layer in layers:
         attention, output, rows = layer.attention.self, layer.attention.output, first if layer is layers[-1] else None
