@@ -152,8 +152,8 @@ def main(arguments: list[str] | None = None) -> int:
     record = {"machine": about, "rows": [_record(row) for row in rows]}
     if "gpu" in wanted:
         gpu = gpu_table(titles)
-        print(gpu.to_string(index=False))
-        record["gpu"] = gpu.to_dict("records")
+        print(gpu.to_string(index=False, na_rep=""))
+        record["gpu"] = [line.dropna().to_dict() for _, line in gpu.iterrows()]
     write_json(folder / ("bench.json" if rows else "gpu.json"), record)
     if rows:
         atomic_write(folder / "bench.csv", lambda path: shown.to_csv(path, index=False))
@@ -168,7 +168,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.publish:
         figures = ["bench.png", "bench.csv"] + (["bench_growth.png", "growth.csv"] if options.growth else [])
         _publish([folder / name for name in figures], rows, about)
-    return 0 if all(row.correct for row in rows) else 1
+    failed = any("FAILED" in str(line.get("note")) for line in record.get("gpu", []))
+    return 0 if all(row.correct for row in rows) and not failed else 1
 
 
 def _publish(files: Sequence[Path], rows: Sequence[Row], about: dict) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+import shutil
 from dataclasses import replace
 
 import matplotlib
@@ -21,10 +23,13 @@ from benchmarks import alternatives
 from benchmarks import gpu as bench_gpu
 from benchmarks import growth as bench_growth
 from benchmarks import rows as bench_rows
+from benchmarks.gpu import ROWS as ROWS_ON_GPU
 from benchmarks.gpu import gpu_table
 from benchmarks.rows import QUICK, ROWS, Row, alternate, distance
+from haf_utils import fast
 from haf_utils.audio import prepare, to_float, windows
 from haf_utils.clap import Clap, ClapNetwork
+from haf_utils.fast import htsat, roberta
 from haf_utils.metrics import hierarchical_scores
 from haf_utils.profiles import profile
 
@@ -218,11 +223,65 @@ def test_a_gpus_first_step_is_not_counted(monkeypatch):
     assert bench_gpu._timed(lambda wait: spend(100 if wait == 50 else 10), batches(), "cpu") == (23.0, 3.0)
 
 
-def test_the_gpu_section_runs_where_it_is_told_to(recordings):
-    table = gpu_table(recordings[1], device="cpu", batch=2, steps=2, config=CONFIG)
-    assert table["work"].str.startswith(("embedding", "joint training")).all()
-    assert (table["clips_per_second"] > 0).all() and (table["share_of_matrix_rate"] > 0).all()
-    assert table["share_waiting"].between(0, 1).all()
+TINY_CLAP = replace(
+    CONFIG, depths=(2, 1), heads=(1, 1), htsat_dim=8, text_dim=16, text_heads=2, text_layers=2, embedding=16
+)
+TINY = replace(profile("tiny"), clap=TINY_CLAP, passt=replace(profile("tiny").passt, dim=32, depth=1))
+
+
+def test_the_gpu_section_runs_where_it_is_told_to(recordings, capsys):
+    rows = [row for row in ROWS_ON_GPU if row[2] != "compiled"]
+    assert {row[:2] for row in rows} == {("CLAP", "training"), ("CLAP", "embedding"), ("PaSST", "training")}
+    table = gpu_table(recordings[1], device="cpu", batch=2, steps=2, sizes=TINY, rows=rows)
+    assert list(table["work"]) == [f"{row[0]} {row[1]}, batch 2, {row[3]}, {row[2]}" for row in rows]
+    assert capsys.readouterr().out.count("batch 2, ") == len(rows)  # each is printed when it is there
+    graphs = table["work"].str.contains("graphs")
+    assert (table.loc[graphs, "note"] == "skipped: CUDA graphs need a GPU").all()
+    measured = table[~graphs]
+    assert measured["note"].isna().all() and (measured["milliseconds"] > 0).all()
+    assert (measured["clips_per_second"] > 0).all() and (measured["share_of_matrix_rate"] > 0).all()
+    assert measured["share_waiting"].between(0, 1).all()
+
+
+def test_a_line_of_the_gpu_section_that_fails_or_is_too_late_says_so(recordings, monkeypatch):
+    embedding = ("CLAP", "embedding", "plain", "fp32")
+    rows = [("CLAP", "training", "plain", "fp32"), embedding]
+
+    def out_of_memory(*_):
+        raise torch.OutOfMemoryError("no memory is left")
+
+    monkeypatch.setattr(bench_gpu, "training_step", out_of_memory)
+    options = {"device": "cpu", "batch": 2, "steps": 1, "sizes": TINY}
+    failed, measured = gpu_table(recordings[1], **options, rows=rows).to_dict("records")
+    assert failed["note"] == "FAILED: OutOfMemoryError: no memory is left" and math.isnan(failed["milliseconds"])
+    assert measured["milliseconds"] > 0
+    skipped = gpu_table(recordings[1], **options, rows=[embedding], minutes=0)
+    assert list(skipped["note"]) == ["skipped: 0 minutes are over"]
+
+
+def test_gradients_that_differ_are_noticed(recordings, monkeypatch):
+    """The comparison is made of two steps; here the second, which would be compiled, computes something else."""
+    encode = htsat.encode
+    monkeypatch.setattr(
+        htsat, "encode", lambda *given: encode(*given) * (1.01 if os.environ["HAF_COMPILE"] == "1" else 1)
+    )
+    monkeypatch.setattr(fast, "compiled", lambda function, *_: function)
+    monkeypatch.setattr(roberta, "compiled", lambda function, *_, **__: function)
+    rows = [("CLAP", "training", "compiled", "fp32")]
+    (line,) = gpu_table(recordings[1], "cpu", 2, 1, TINY, rows).to_dict("records")
+    assert line["note"].startswith("FAILED: gradients_apart") and 1e-3 < line["gradients_apart"] < 0.1
+
+
+@pytest.mark.slow  # compiling takes minutes
+@pytest.mark.parametrize("precision, tolerance", [("fp32", 1e-5), ("bf16", 0.1)])
+def test_compiled_steps_have_the_same_gradients(precision, tolerance, recordings, tmp_path, monkeypatch):
+    """With dropout, stochastic depth and SpecAugment, of every parameter; texts of several lengths."""
+    if not shutil.which(os.environ.get("CXX", "g++")):
+        pytest.skip("torch.compile needs a C++ compiler, and there is none")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "compiled"))
+    rows = [row for row in ROWS_ON_GPU if row[2:] == ("compiled", precision)]
+    (line,) = gpu_table(recordings[1], "cpu", 4, 2, TINY, rows, minutes=60).to_dict("records")
+    assert line["milliseconds"] > 0 and line["gradients_apart"] < tolerance, line
 
 
 def test_a_run_writes_table_figure_and_seconds(tmp_path, embedded, capsys, monkeypatch):
@@ -267,14 +326,17 @@ def test_a_gpu_that_is_not_there_is_not_measured(capsys, tmp_path):
     assert "no GPU" in capsys.readouterr().err
 
 
-def test_a_gpu_alone_makes_no_table_of_ratios(embedded, monkeypatch, tmp_path, capsys):
-    measured = pd.DataFrame({"work": ["embedding"], "clips_per_second": [3000.0]})
+@pytest.mark.parametrize("note, code", [("skipped: 8 minutes are over", 0), ("FAILED: out of memory", 1)])
+def test_a_gpu_alone_makes_no_table_of_ratios(note, code, embedded, monkeypatch, tmp_path, capsys):
+    measured = pd.DataFrame({"work": ["embedding", "training"], "clips_per_second": [3000.0, math.nan]})
+    measured["note"] = [math.nan, note]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a card")
     monkeypatch.setattr(bench, "gpu_table", lambda titles: measured)
-    assert bench.main(["--only", "gpu", "--runs", str(tmp_path)]) == 0
+    assert bench.main(["--only", "gpu", "--runs", str(tmp_path)]) == code
     record = json.loads((tmp_path / "bench" / "partial" / "gpu.json").read_text())
-    assert record["machine"]["gpu"] == "a card" and record["gpu"] == measured.to_dict("records")
+    assert record["machine"]["gpu"] == "a card" and record["gpu"][0] == {"work": "embedding", "clips_per_second": 3000}
+    assert record["gpu"][1] == {"work": "training", "note": note}
     assert sorted(path.name for path in (tmp_path / "bench" / "partial").iterdir()) == ["gpu.json"]
     assert "3000" in capsys.readouterr().out
 

@@ -139,5 +139,9 @@ def test_the_bench_measures_it(tmp_path):
         {"sound_id": range(8), "title": [f"title {n}" for n in range(8)], "tags": "a,b", "description": ""}
     )
     titles.to_csv(tmp_path / "titles.csv", index=False)
-    table = gpu_table(tmp_path / "titles.csv", batch=4, steps=2, config=profile("mini").clap)
+    table = gpu_table(tmp_path / "titles.csv", batch=4, steps=2, sizes=profile("mini"))
+    assert table["note"].isna().all(), table["note"].dropna().tolist()
     assert (table["clips_per_second"] > 0).all() and table["share_waiting"].between(0, 1).all()
+    assert (table["kernels"] > 100).all() and (table["kernel_milliseconds"] > 0).all()
+    compiled = table["gradients_apart"].dropna()
+    assert len(compiled) == 4 and (compiled < 0.1).all()
