@@ -131,10 +131,13 @@ def workspace(
 
 
 def caveat(profile: str, dataset: str) -> str:
-    """What to know of scores under this profile; "" on the embedded dataset, which the small networks are made for."""
+    """What to know of scores under this profile; "" on the embedded dataset, which the small networks are made for, and
+    on embeddings that a dataset ships, which no network of the profile makes."""
     embedded = Path(dataset).parent in [REPOSITORY / "data" / size for size in ("mini", "tiny")]
     note = profiles.profile(profile).caveat
-    return f"note: {profile} is {note}" if note and not embedded else ""
+    if not note or embedded or (dataset and load_bsd(dataset)["path"].isna().all()):
+        return ""
+    return f"note: {profile} is {note}"
 
 
 def clips_digest(sound_ids) -> str:

@@ -104,6 +104,7 @@ def test_embeddings_alone_need_no_weights(embeddings, tmp_path):
     printed = "\n".join(preflight(space))
     assert "head on the embeddings that the dataset ships" in printed and "checkpoint" not in printed
     assert "it hears waveforms" in printed and "notebook 05" in printed and "memory" not in printed
+    assert caveat("mini", str(embeddings)) == ""  # mini's networks, of which it warns, embed nothing here
 
 
 def test_weights_that_cannot_be_had_stop_the_plan(tmp_path):
@@ -144,6 +145,9 @@ def test_the_recipes_of_notebook_05_are_counted():
 
 
 def test_own_recordings_under_a_small_profile_are_told_what_it_is(tmp_path):
-    assert "synthetic sounds" in caveat("mini", str(tmp_path)) and caveat("full", str(tmp_path)) == ""
+    own = tmp_path / "BSD10k"
+    own.symlink_to(workspace(profile="tiny").dataset)
+    assert "synthetic sounds" in caveat("mini", str(own)) and caveat("full", str(own)) == ""
+    assert caveat("mini", "") == caveat("mini", str(own))  # of recordings that are to be classified
     assert caveat("mini", str(REPOSITORY / "data/mini/BSD10k")) == ""
     assert {name for name, sizes in PROFILES.items() if not sizes.caveat} == {"full"}
