@@ -110,9 +110,10 @@ def main() -> None:
     folder = tempfile.mkdtemp(prefix="haf-demo-")
     working_copy(SETTINGS, Path(folder))  # trusted, so that JupyterLab runs the page's script
     os.environ["HAF_DEMO_RUNS"] = str(runs)
+    own = f"--ServerApp.root_dir={folder}", f"--LabApp.workspaces_dir={folder}"  # not what `make lab` left open
     # Uploads come through a websocket, which closes on larger messages; base64 adds a third.
     large = f"--ServerApp.tornado_settings={{'websocket_max_message_size': {4 * LIMIT}}}"
-    become_lab("doc/tree/demo.ipynb", f"--ServerApp.root_dir={folder}", large, "--expose-app-in-browser", *sys.argv[2:])
+    become_lab("doc/tree/demo.ipynb", *own, large, "--expose-app-in-browser", *sys.argv[2:])
 
 
 if __name__ == "__main__":

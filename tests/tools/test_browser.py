@@ -120,6 +120,7 @@ def jupyterlab(root: Path, module: str, *arguments, **environment):
     settings.parent.mkdir(parents=True)
     settings.write_text('{"windowingMode": "none"}')  # all cells are in the page
     own = {"JUPYTERLAB_SETTINGS_DIR": str(root / "settings"), "JUPYTER_DATA_DIR": str(root / "data")}
+    own |= {"JUPYTERLAB_WORKSPACES_DIR": str(root / "workspaces")}
     options = [f"--ServerApp.port={port}", "--no-browser", "--allow-root", "--IdentityProvider.token=t"]
     with open(root / "lab.log", "wb") as log:
         server = subprocess.Popen(
