@@ -40,9 +40,7 @@ class FinetuneConfig:
     profile: str = "mini"
     system: str = "haf"  # haf, text_aux, passt
     train: str = "joint"  # head (frozen backbone), joint
-    initialisation: str = (
-        "pretrained"  # pretrained (the profile's), random, a known name, a checkpoint, a run (_f{fold}_)
-    )
+    initialisation: str = "pretrained"  # pretrained (the profile's), random, a known name, checkpoint or run (f{fold})
     whole_model: bool = False  # stage 3: backbone and classifier start as the run folder in `initialisation` left them
     split: str = "official"  # official, uploader
     fold: int = 0
