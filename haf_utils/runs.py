@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from haf_utils.io.files import atomic_write, state
+from haf_utils.metrics import hierarchical_scores
 from haf_utils.taxonomy import CLASSES
 
 __all__ = ["Predictions", "Run", "RunError", "finished", "load_run"]
@@ -86,10 +87,10 @@ def read_predictions(path: Path | str) -> dict[str, Predictions]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise RunError(f"{path} cannot be read ({error}): delete its run folder and train again") from error
-    if tuple(arrays.get("classes", ())) != CLASSES:
-        raise RunError(f"{path} was written for another taxonomy: its classes are {list(arrays.get('classes', []))}")
+    if (classes := arrays.get("classes", np.empty(0)).tolist()) != list(CLASSES):
+        raise RunError(f"{path} was written for another taxonomy: its classes are {classes}")
     parts = [name.removesuffix("_ids") for name in arrays if name.endswith("_ids")]
     fields = ("ids", "labels", "posteriors", "plain", "weights")
     missing = [f"{part}_{name}" for part in parts for name in fields if f"{part}_{name}" not in arrays]
@@ -104,6 +105,9 @@ def read_predictions(path: Path | str) -> dict[str, Predictions]:
 
 def _problem(p: Predictions) -> str:
     """What is wrong with predictions, "" if nothing: everything that is scored goes through here."""
+    kinds = "".join(array.dtype.kind for array in (p.ids, p.labels, p.posteriors, p.plain, p.weights))
+    if kinds != "Uifff" or p.ids.ndim != 1:
+        return f"arrays of the kinds {kinds}, not of texts, integers and real numbers"
     clips = len(p.ids)
     fits = p.weights.shape in ((clips, 2), (clips, 3))
     if p.labels.shape != (clips,) or p.plain.shape != (clips, len(CLASSES)) or not fits:
@@ -117,7 +121,8 @@ def _problem(p: Predictions) -> str:
     for values in (p.plain, p.posteriors):
         if not np.isfinite(values).all() or (values < 0).any() or np.abs(values.sum(-1) - 1).max(initial=0) > 1e-3:
             return "posteriors that are not finite, negative or do not sum to 1"
-    return ""
+    impossible = (p.weights < 0).any() or np.isinf(p.weights).any()  # NaN: of a control that does not fuse
+    return "weights that are negative or infinite" if impossible else ""
 
 
 def finished(folder: Path | str) -> bool:
@@ -137,6 +142,8 @@ def load_run(folder: Path | str) -> Run:
     if len(missing) == len(_FILES):
         raise RunError(f"{folder} is no run folder: it has none of {', '.join(_FILES)}")
     config = {} if "config.json" in missing else _read(folder / "config.json", _json)
+    if "digests" in config and "config" not in config:
+        raise RunError(f"{folder / 'config.json'} lacks the parameters of its run: move the folder away")
     if "exported" in config:  # by `haf export`, to predict with: it has no predictions of its own
         return Run(folder, config, pd.DataFrame(), pd.DataFrame(), {}, {})
     if missing and config and "digests" not in config:
@@ -146,32 +153,45 @@ def load_run(folder: Path | str) -> Run:
         raise RunError(f"{folder} is not a finished run, it lacks {', '.join(missing)}: {advice}")
     # sound_ids are no numbers, and "NA" may be one
     split = _read(folder / "split.csv", lambda path: pd.read_csv(path, dtype=str, keep_default_na=False))
-    predictions = read_predictions(folder / "predictions.npz")
+    predictions, metrics = read_predictions(folder / "predictions.npz"), _read(folder / "metrics.json", _json)
     if not {"sound_id", "part"} <= set(split.columns):
         raise RunError(f"{folder / 'split.csv'} has no columns sound_id and part: move its run folder away")
-    trained = set(split.loc[split["part"] == "train", "sound_id"])
     for part, of_part in predictions.items():
-        if seen := trained & set(of_part.ids.astype(str)):
-            raise RunError(f"{folder} scores clips that it was trained on, in {part}: {', '.join(sorted(seen)[:3])}")
-    return Run(
-        folder=folder,
-        config=config,
-        split=split,
-        history=_read(folder / "history.csv", pd.read_csv),
-        predictions=predictions,
-        metrics=_read(folder / "metrics.json", _json),
-    )
+        if problem := _contradiction(part, of_part, split, metrics):
+            raise RunError(f"{folder}, {part}: {problem}: a file was damaged or changed; move the folder away")
+    history = _read(folder / "history.csv", pd.read_csv)
+    return Run(folder, config, split, history, predictions, metrics)
+
+
+def _contradiction(part: str, p: Predictions, split: pd.DataFrame, metrics: dict) -> str:
+    """In what the predictions of a part contradict the other files of their folder, "" if in nothing."""
+    ids = set(p.ids)
+    if seen := ids & set(split.loc[split["part"] == "train", "sound_id"]):
+        return f"scores clips that it was trained on: {', '.join(sorted(seen)[:3])}"
+    if part != "evaluation" and sorted(ids) != sorted(split.loc[split["part"] == part, "sound_id"]):
+        return "predictions.npz has other clips than split.csv"
+    recorded = metrics.get(part, {}).get("hF", 0.0)
+    if part == "evaluation" or not recorded:
+        return ""
+    if not len(ids) or (p.labels < 0).any():
+        return "clips without a label, which metrics.json has a score of"
+    scored = hierarchical_scores(p.labels, p.probabilities.argmax(1))["hF"]
+    # float32 may exchange two posteriors that are almost equal
+    return "" if abs(scored - recorded) < 0.02 else f"hF is {scored:.3f} by predictions.npz, {recorded} by metrics.json"
 
 
 def _json(path: Path) -> dict:
     content = json.loads(path.read_text("utf-8"))
-    if not isinstance(content, dict) or not all(isinstance(content.get(k, {}), dict) for k in ("config", "digests")):
+    objects = ("config", "digests", "code", "versions", "test", "validation")
+    if not isinstance(content, dict) or not all(isinstance(content.get(name, {}), dict) for name in objects):
         raise ValueError("it holds no record of a run")
+    if not isinstance(content.get("absent_classes", []), list):
+        raise ValueError(f"absent_classes is {content['absent_classes']!r}, no list of labels")
     return content
 
 
 def _read(path: Path, read: Callable[[Path], object]):
     try:
         return read(path)
-    except ValueError as error:  # pandas' and json's errors are ValueErrors
+    except (ValueError, OSError, RecursionError) as error:  # pandas' and json's errors are ValueErrors
         raise RunError(f"{path} is damaged ({error}): delete its run folder and train again") from error

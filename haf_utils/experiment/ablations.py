@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from haf_utils.config import LOCATION_FIELDS, FinetuneConfig, differing, parameters, resolve
+from haf_utils.config import LOCATION_FIELDS, FinetuneConfig, check, differing, parameters, resolve
 from haf_utils.experiment.finetune import config_of, other_code
 from haf_utils.metrics import confusion, error_severity, scores_from_confusion
 from haf_utils.runs import Run, RunError, finished, load_run
@@ -56,12 +56,14 @@ def read_runs(folder: Path | str) -> tuple[list[Run], pd.DataFrame]:
     for file in sorted(Path(folder).glob("*/config.json")):
         path = file.parent
         try:
-            if "digests" not in json.loads(file.read_text("utf-8")):
+            record = json.loads(file.read_text("utf-8"))
+            if isinstance(record, dict) and "digests" not in record:
                 continue  # a checkpoint of continued pretraining, no run
             run = load_run(path)
-            _ = run.metrics["absent_classes"], run.part("test"), config_of(run)
+            _ = run.metrics["absent_classes"], run.part("test")
+            check(config_of(run, device="cpu", system="haf"))  # a control, or a GPU's run, can be read, too
             runs.append(run)
-        except (RunError, ValueError, KeyError) as error:
+        except (RunError, ValueError, KeyError, TypeError, OSError, RecursionError) as error:
             reason = str(error) if finished(path) else "not finished: the same sweep goes on with it"
             left_out.append((path.name, reason.replace(f"{path}", path.name)))
     return runs, pd.DataFrame(left_out, columns=["run", "reason"])

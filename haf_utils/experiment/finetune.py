@@ -197,7 +197,7 @@ def config_of(run: Run, **changes) -> FinetuneConfig:
             f"{run.folder} was made by haf_utils {version}, whose parameter {', '.join(unknown)} is unknown to this "
             f"one, {haf_utils.__version__}: use that version, or train it again"
         )
-    return FinetuneConfig(**recorded | {"runs": str(run.folder.parent)} | changes)
+    return FinetuneConfig(**{"dataset": ""} | recorded | {"runs": str(run.folder.parent)} | changes)
 
 
 def rows_of(recipe: Recipe, corpus: Corpus) -> dict[str, np.ndarray]:

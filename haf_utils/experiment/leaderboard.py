@@ -104,5 +104,6 @@ def read_all(folder: Path | str) -> tuple[list[Run], pd.DataFrame]:
         runs = [run for found, _ in parts for run in found]
         left_out = pd.concat([left_out, *(table for _, table in parts)], ignore_index=True)
     if not runs:
-        raise ValueError(f"{folder} holds no finished run")
+        reasons = "".join(f"; {reason}" for reason in left_out["reason"][:3])
+        raise ValueError(f"{folder} holds no finished run{reasons}")
     return runs, left_out

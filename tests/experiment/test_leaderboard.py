@@ -1,6 +1,7 @@
 """Leaderboard and comparison: scores of finished runs, the official layout, and what cannot be compared."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -100,12 +101,51 @@ def test_what_cannot_be_compared_is_named(runs, tmp_path, capsys):
     assert "holds no finished run" in capsys.readouterr().err
 
 
+def changed(file, **arrays):
+    with np.load(file) as content:
+        np.savez_compressed(file, **dict(content) | arrays)
+
+
+CHANGES = {  # what is changed in a run folder -> what is said of it
+    "labels": (lambda f: changed(f / "predictions.npz", test_labels=np.roll(LABELS, 1)), "hF is .* by metrics.json"),
+    "unlabelled": (lambda f: changed(f / "predictions.npz", test_labels=LABELS * 0 - 1), "clips without a label"),
+    "real labels": (lambda f: changed(f / "predictions.npz", test_labels=LABELS / 1), "arrays of the kinds Uffff"),
+    "ids": (lambda f: changed(f / "predictions.npz", test_ids=np.char.add(IDS, "x")), "other clips than split.csv"),
+    "classes": (lambda f: changed(f / "predictions.npz", classes=np.array([CLASSES])), "another taxonomy"),
+    "no archive": (lambda f: np.save(open(f / "predictions.npz", "wb"), LABELS), "predictions.npz cannot be read"),
+    "split": (lambda f: (f / "split.csv").write_text("sound_id,part\n"), "other clips than split.csv"),
+    "score": (lambda f: write_json(f / "metrics.json", {"test": {"hF": 9.0}}), "9.0 by metrics.json"),
+    "scores": (lambda f: write_json(f / "metrics.json", {"test": []}), "no record of a run"),
+    "null": (lambda f: (f / "config.json").write_text("null"), "no record of a run"),
+    "depth": (lambda f: (f / "config.json").write_text("[" * 100_000), "recursion"),
+    "fold": (lambda f: write_json(f / "config.json", record(f, fold=[0])), "fold=.* it must be int"),
+    "code": (lambda f: write_json(f / "config.json", record(f) | {"code": []}), "no record of a run"),
+}
+
+
+def record(folder, **parameters):
+    content = json.loads((folder / "config.json").read_text("utf-8"))
+    return content | {"config": content["config"] | parameters}
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_changed_run_is_left_out_with_the_reason_and_the_others_are_scored(runs, what, tmp_path, capsys):
+    (good, other), bad = runs
+    change, reason = CHANGES[what]
+    change(bad)
+    assert main(["leaderboard", str(tmp_path / "x")]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(f"left out: {bad.name}: .*{reason}", shown) and good.name in shown
+    shutil.rmtree(good), shutil.rmtree(other)
+    assert main(["leaderboard", str(tmp_path / "x")]) == 2
+    assert re.search(f"holds no finished run; .*{reason}", capsys.readouterr().err)
+
+
 def test_a_tampered_run_is_scored_nowhere(runs, tmp_path, capsys):
     (good, other), bad = runs
     whole = scored(good)
     part = Predictions(IDS, LABELS, posteriors(0.9)[None], posteriors(0.9) - 1, np.ones((len(IDS), 2)))
     write_predictions(bad / "predictions.npz", {"test": part})
-    write_json(good / "metrics.json", {"test": {"hF": 9.0}, "absent_classes": []})  # scores come from predictions
     record = json.loads((other / "config.json").read_text("utf-8"))
     write_json(other / "config.json", record | {"config": record["config"] | {"quantum": 1}})
     found, left_out = read_all(tmp_path)
