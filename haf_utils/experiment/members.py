@@ -15,7 +15,7 @@ import pandas as pd
 
 from haf_utils.config import ARCHITECTURES, FinetuneConfig, Recipe, differing, resolve
 from haf_utils.datasets import load_bsd
-from haf_utils.ensembles import Member, align, blend_neighbours, fit_weights, subsets
+from haf_utils.ensembles import Member, align, fit_weights, subsets
 from haf_utils.experiment.ablations import read_runs
 from haf_utils.experiment.control_runs import run_control
 from haf_utils.experiment.finetune import config_of, find, other_code
@@ -293,7 +293,7 @@ def weights_of(fusion: str, *folds: Sequence[Member]) -> np.ndarray:
         weights, shares = weights_of(fusion, *rest), []
         for fold, others in zip(folds, rest, strict=True):
             both = align([fuse(others, weights, "others"), fold[voters[0]]])
-            shares.append(blend_neighbours(both[0].probabilities, {0: both[1].probabilities}, both[0].labels)[1])
+            shares.append(fit_weights([member.probabilities for member in both], both[0].labels)[1])
         return np.insert(weights * (1 - np.mean(shares)), voters[0], np.mean(shares))
     if fusion == "Weighted" and members > 1:
         fold_members = [align(fold) for fold in folds]
