@@ -10,6 +10,7 @@ of grids.
 import dataclasses
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 import time
@@ -157,8 +158,13 @@ def _start_locally(pending, folder: Path, workers, slurm, retrain: bool) -> list
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     worker = Worker(tuple(pending), str(folder), threads, retrain, launcher=os.getpid(), visible=visible)
     memory = {name: os.environ.get(name, value) for name, value in _MEMORY.items()}
-    with environment_variables(OMP_NUM_THREADS=str(threads), HAF_PROGRESS="lines", **memory):
-        return [executor.submit(dataclasses.replace(worker, gpu=place)) for place in range(number)]
+    # Ctrl-C is for the sweep alone, which ends the workers: submitit's own processes would print how they were stopped.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        with environment_variables(OMP_NUM_THREADS=str(threads), HAF_PROGRESS="lines", **memory):
+            return [executor.submit(dataclasses.replace(worker, gpu=place)) for place in range(number)]
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _start_on_cluster(pending, folder: Path, workers, slurm: Slurm, retrain: bool) -> list[submitit.Job]:

@@ -138,6 +138,8 @@ def test_grids_from_files_and_arguments(tmp_path):
     assert read_grid(["fold=0,1"]) == [{"fold": [0, 1]}]
     with pytest.raises(ValueError, match=r"absent\.yaml.*neither name=value"):
         read_grid([str(tmp_path / "absent.yaml")])
+    with pytest.raises(ValueError, match="'fold=\\[0' is neither"):
+        read_grid(["fold=[0"])
     (tmp_path / "c.yaml").write_text("just text")
     with pytest.raises(ValueError, match="c.yaml: a grid maps"):
         read_grid([str(tmp_path / "c.yaml")])
@@ -272,15 +274,18 @@ def test_an_interrupt_leaves_no_orphan(base, tmp_path, how):
     command = [HAF, "sweep", "train=head", "fold=0,1", "--profile", "tiny", "--workers", "1"]
     command += ["--dataset", base.dataset, "--runs", str(tmp_path), "--scratch", str(tmp_path / "held")]
     with FileLock(tmp_path / "held" / "embeddings.lock"):
-        launcher = subprocess.Popen(command, stderr=subprocess.PIPE, preexec_fn=hear_interrupts)
+        pipe = subprocess.PIPE
+        launcher = subprocess.Popen(command, stderr=pipe, preexec_fn=hear_interrupts, start_new_session=True)
         claim = until(lambda: list(tmp_path.glob("*/sweeps/*/*.claimed")))[0]
         worker = int(until(claim.read_text))
         assert not gone(worker)
-        launcher.send_signal(how)
+        send = os.killpg if how == signal.SIGINT else os.kill  # a terminal interrupts all that it has started
+        send(launcher.pid, how)
         launcher.wait(300)
         until(lambda: gone(worker))
     if how == signal.SIGINT:
-        assert launcher.returncode == 130 and b"goes on from there" in launcher.stderr.read()
+        assert launcher.returncode == 130
+        assert launcher.stderr.read() == b"\ninterrupted; the same command goes on from there\n"
 
 
 def test_a_job_put_back_into_the_queue_goes_on_with_its_own_runs(base, tmp_path, monkeypatch):
