@@ -9,6 +9,9 @@ run again; what was interrupted goes on from the notebook that it was in, and th
 from __future__ import annotations
 
 import argparse
+import ast
+import dataclasses
+import difflib
 import hashlib
 import json
 import os
@@ -25,7 +28,7 @@ import papermill
 import yaml
 from nbclient.exceptions import DeadKernelError
 
-from haf_utils.config import FOLDS
+from haf_utils.config import FOLDS, FinetuneConfig, check
 from haf_utils.datasets import load_bsd
 from haf_utils.experiment.code import imported_digests
 from haf_utils.experiment.workspace import Workspace, caveat, workspace
@@ -122,17 +125,45 @@ def steps(notebooks: Sequence[Path], shared: Mapping, own: Mapping[str, Mapping]
     for path, extra, key in order:
         declared, mine = known[path], own.get(path.name[:2], {})
         for name, value in mine.items():
-            if name not in declared:
-                raise ValueError(f"SET {path.name[:2]}.{name}: this notebook has {', '.join(declared)}")
-            kind = declared[name]["inferred_type_name"]
-            fits = {"int": int, "float": (int, float), "bool": bool, "str": str, "list": list}.get(kind, object)
-            if value is not None and (not isinstance(value, fits) or isinstance(value, bool) and kind != "bool"):
-                raise ValueError(f"SET {path.name[:2]}.{name}={value!r} is no {kind}")
+            if problem := _problem(name, value, declared):
+                raise ValueError(f"SET {path.name[:2]}.{name}={value!r}: {problem}")
         parameters = {name: value for name, value in (shared | extra).items() if name in declared} | mine
         if isinstance(parameters.get("folds"), int) and declared["folds"]["inferred_type_name"] == "list":
             parameters["folds"] = list(range(parameters["folds"]))
         found.append(Step(path, parameters, key))
     return found
+
+
+def _problem(name: str, value: object, declared: Mapping[str, Mapping]) -> str:
+    """Why a notebook with the parameters `declared` cannot take this one, "" where it can."""
+    if name not in declared:
+        close = difflib.get_close_matches(name, declared, n=1)
+        meant = f", did you mean {close[0]}?" if close else ":"
+        return f"this notebook has no such parameter{meant} There are {', '.join(declared)}"
+    kind, default, says = (declared[name][key] for key in ("inferred_type_name", "default", "help"))
+    default = ast.literal_eval(default)
+    if value == default and type(value) is type(default):
+        return ""
+    fits = {"int": int, "float": (int, float), "bool": bool, "str": str, "list": list}.get(kind, object)
+    if not isinstance(value, fits) or isinstance(value, bool) and kind != "bool":
+        example = {"float": ", such as 1.0e-4 (not 1e-4, in YAML)", "list": ", such as [0, 1]"}.get(kind, "")
+        return f"it must be {kind}{example} ({says})"
+    if name == "folds" and kind == "int":
+        return "" if value in range(1, FOLDS + 1) else f"it must lie in 1 to {FOLDS} ({says})"
+    fields = {"folds": "fold", "seeds": "seed", "recipe_seeds": "seed", "shares": "data_share", "hatr_epochs": "epochs"}
+    field = fields.get(name, name)
+    if field not in {each.name for each in dataclasses.fields(FinetuneConfig)}:
+        low = int(default != 0)  # where 0 says "as the profile has it"
+        return f"it must be at least {low} ({says})" if kind == "int" and value < low else ""
+    if kind == "list" and name in fields and not value:
+        return f"it must have one value or more ({says})"
+    taught = {"teacher": "its table", "extra_weight": 1.0} if field == "soft_weight" else {}
+    try:
+        for each in value if kind == "list" else [value]:
+            check(FinetuneConfig("", "", **taught | {field: each}))
+    except (TypeError, ValueError) as error:
+        return f"{error} ({says})"
+    return ""
 
 
 def read_set(text: str) -> dict[str, dict]:
@@ -143,7 +174,10 @@ def read_set(text: str) -> dict[str, dict]:
         number, dot, parameter = name.partition(".")
         if not (separator and dot):
             raise ValueError(f"SET {item!r}: write NOTEBOOK.PARAMETER=VALUE, such as 06.folds=5")
-        found.setdefault(number, {})[parameter] = yaml.safe_load(value)
+        try:
+            found.setdefault(number, {})[parameter] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"SET {item!r}: {value!r} is no YAML value") from error
     return found
 
 

@@ -54,13 +54,13 @@ def read_grid(arguments: Sequence[str]) -> list[dict[str, list]]:
     grids: list[dict] = []
     extension = {}
     for argument in arguments:
-        if "=" in argument:
-            name, _, values = argument.partition("=")
-            extension[name] = [yaml.safe_load(value) for value in values.split(",")]
-            continue
+        name, separator, values = argument.partition("=")
         try:
+            if separator:
+                extension[name] = [yaml.safe_load(value) for value in values.split(",")]
+                continue
             content = yaml.safe_load(Path(argument).read_text("utf-8"))  # YAML reads JSON too
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError) as error:
             raise ValueError(f"{argument!r} is neither name=value,value nor a readable YAML file: {error}") from error
         for each in content if isinstance(content, list) else [content]:
             if not isinstance(each, dict):

@@ -92,8 +92,8 @@ def test_interrupted_main_job_goes_on_from_its_notebook(finished):
         (["--profile", "tiny", "--precision", "fp8"], "precision='fp8'"),
         (["--profile", "tiny", "--systems", "mine"], "mine"),
         (["--profile", "tiny", "--checkpoint", "/nowhere.pt"], "checkpoint=/nowhere.pt does not exist"),
-        (["--profile", "tiny", "--set", "06.fold=5"], "SET 06.fold: this notebook has dataset, extra"),
-        (["--profile", "tiny", "--set", "06.folds=five"], "SET 06.folds='five' is no int"),
+        (["--profile", "tiny", "--set", "06.folds=9"], "SET 06.folds=9: it must lie in 1 to 5 (official folds"),
+        (["--profile", "tiny", "--set", "06.folds=[1"], "'[1' is no YAML value"),
         (["--profile", "tiny", "--set", "08.folds=5"], "SET 08: there is no such notebook"),
         (["--profile", "tiny", "--set", "folds=5"], "write NOTEBOOK.PARAMETER=VALUE"),
     ],
@@ -102,6 +102,41 @@ def test_wrong_arguments_stop_before_anything_runs(arguments, message, tmp_path,
     assert main([*arguments, "--runs", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.rglob("*.ipynb"))
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ("06.fold=5", "no such parameter, did you mean folds? There are dataset, extra"),
+        ("06.folds=five", "it must be int (official folds"),
+        ("06.extra_weight=true", "it must be float"),
+        ("05.folds=3", "it must be list, such as [0, 1]"),
+        ("05.folds=[0,7]", "fold=7 must lie in 0 to 4 (folds that are pooled"),
+        ("05.seeds=[]", "it must have one value or more"),
+        ("04.smoothing=flat", "choose one of none, uniform, hierarchical"),
+        ("04.dropout=2", "must lie in 0 to 0.99"),
+        ("04.seed=null", "it must be int"),
+        ("06.workers=-1", "it must be at least 0 (processes"),
+        ("06.views=0", "it must be at least 1"),
+    ],
+)
+def test_a_parameter_of_a_notebook_is_named_with_what_it_may_be(given, message):
+    notebooks = [REPOSITORY / "notebooks" / f"{name}.ipynb" for name in NOTEBOOKS]
+    with pytest.raises(ValueError, match="^SET 0") as caught:
+        steps(notebooks, {}, read_set(given), ours_first=False)
+    assert str(caught.value).startswith(f"SET {given.partition('=')[0]}=") and message in str(caught.value)
+
+
+def test_a_parameter_of_a_notebook_may_be_what_its_default_says():
+    own = read_set("03.epochs=0 04.epochs=null 06.workers=0 06.extra_weight=0 05.shares=[0.5] 07.soft_weight=0.5")
+    found = steps([REPOSITORY / "notebooks" / f"{name}.ipynb" for name in NOTEBOOKS], {}, own, ours_first=False)
+    assert {step.key[:2]: step.parameters for step in found if step.parameters} == own
+
+
+def test_an_interrupt_while_packages_are_imported_is_a_sentence():
+    command = [sys.executable, "-c", "import os, signal, tools; os.kill(os.getpid(), signal.SIGINT); input()"]
+    done = subprocess.run(command, cwd=REPOSITORY, preexec_fn=hear_interrupts, capture_output=True, text=True)
+    assert done.stderr == "\ninterrupted; run the same command again\n" and done.returncode == -signal.SIGINT
 
 
 def test_an_empty_folder_names_the_layout_it_should_have(tmp_path, capsys):
