@@ -35,6 +35,20 @@ def test_without_runs_it_says_how_to_make_them(tmp_path, monkeypatch):
             demo.main()
 
 
+def test_the_server_shows_its_own_folder_and_restores_nothing_that_was_open_elsewhere(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(demo, "trained_ours", lambda runs: {})
+    monkeypatch.setattr(demo, "become_lab", lambda page, *arguments: started.extend(arguments))
+    monkeypatch.setattr(demo.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(demo.os, "environ", dict(demo.os.environ))
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setattr(sys, "argv", ["demo", str(tmp_path)])
+    demo.main()
+    (own,) = tmp_path.glob("haf-demo-*")
+    assert (own / "demo.ipynb").is_file()
+    assert {f"--ServerApp.root_dir={own}", f"--LabApp.workspaces_dir={own}"} <= set(started)
+
+
 def test_the_server_listens_here_alone_and_asks_nobody_for_news(monkeypatch):
     started = []
     monkeypatch.setattr(lab.os, "execv", lambda program, arguments: started.extend(arguments))
