@@ -6,6 +6,7 @@ Formulae become MathML, which browsers draw themselves. A Mermaid diagram is sho
 that has changed since stays text.
 """
 
+import argparse
 import base64
 import hashlib
 import html
@@ -34,6 +35,7 @@ _TEMPLATE = (
 _LOOK = """<style>
 .contents {font: 14px sans-serif; margin: 1em 6em}
 math {font-size: 110%}
+mtd[columnalign=left] {text-align: left} /* which browsers take from style sheets alone */
 .formula, .jp-Editor, .jp-MarkdownOutput, .jp-OutputArea-output {overflow-x: auto}
 img {max-width: 100%}
 details {min-width: 0; max-width: 100%; flex: 1; overflow-x: auto}
@@ -47,13 +49,23 @@ summary {font: 12px sans-serif; color: #555; cursor: pointer}
 </style>"""
 
 
+_SIGN = r"(<mo[^>]*>(?:\[|\(|,|&#x0005B;|&#x00028;|&#x0002C;)</mo>)<mo>&#x02212;"  # a minus that belongs to a number
+
+
+def _mathml(formula: str, display: str) -> str:
+    formula = convert(re.sub(r"\\arg\\(max|min)", r"\\mathrm{arg\\,\1}", formula), display=display)
+    formula = re.sub(_SIGN, r'\1<mo form="prefix">&#x02212;', formula)
+    return re.sub(
+        "(?<!<msub>)(<mi>(?:ln|log|exp)</mi>)(?=<m[inrs])", r'\1<mspace width="0.167em"/>', formula
+    )  # ln x, not lnx
+
+
 class _Renderer(IPythonRenderer):
     def inline_math(self, text: str) -> str:
-        return convert(text.replace(r"\arg\max", r"\mathrm{arg\,max}").replace(r"\arg\min", r"\mathrm{arg\,min}"))
+        return _mathml(text, "inline")
 
     def block_math(self, text: str) -> str:
-        formula = self.inline_math(text).replace('display="inline"', 'display="block"', 1)
-        return f'<div class="formula">{formula}</div>'
+        return f'<div class="formula">{_mathml(text, "block")}</div>'
 
     def block_mermaidjs(self, code: str) -> str:
         if not (drawn := diagram(code)).is_file():
@@ -86,15 +98,17 @@ def page(notebook: nbformat.NotebookNode, title: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Write the pages and an index."""
-    given = sys.argv[1:] if arguments is None else arguments
-    folder, source, links = Path(given[0]) if given else REPOSITORY / "site", REPOSITORY / "notebooks", []
+    parser = argparse.ArgumentParser(prog="tools.site", description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=REPOSITORY / "site", help="default: site/")
+    folder, source, links = parser.parse_args(arguments).folder, REPOSITORY / "notebooks", []
     for path in sorted(source.glob("**/[0-9][0-9]_*.ipynb")):
         notebook, name = nbformat.read(path, as_version=4), path.relative_to(source).with_suffix(".html")
         title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
         text = page(notebook, title)
         atomic_write(folder / name, lambda file, text=text: file.write_text(text, "utf-8"))
         links.append(f'<li><a href="{name.as_posix()}">{html.escape(title)}</a></li>')
-    index = f"<!doctype html><meta charset=utf-8><title>HAF-CLAP</title><h1>HAF-CLAP</h1><ul>{''.join(links)}</ul>"
+    head = "<meta charset=utf-8><meta name=viewport content='width=device-width'><title>HAF-CLAP</title>"
+    index = f"<!doctype html><html lang=en>{head}<h1>HAF-CLAP</h1><ul>{''.join(links)}</ul>"
     atomic_write(folder / "index.html", lambda file: file.write_text(index, "utf-8"))
     print(f"{len(links)} pages: {folder / 'index.html'}")
     return 0

@@ -55,7 +55,29 @@ def test_code_that_is_collapsed_in_jupyterlab_is_collapsed_in_the_page():
     assert "shown" in shown and "hidden" not in shown.partition("<main")[2] and "hidden" in hidden
 
 
+@pytest.mark.parametrize(
+    "formula, drawn",
+    [
+        (r"$$\sum_{i=0}^{n} x_i$$", "<munderover>"),  # limits above and below
+        (r"$[-1, 1]$", '<mo form="prefix">−</mo><mn>1'),  # not the minus of a difference
+        (r"$p \ln p$", '<mi>ln</mi><mspace width="0.167em"></mspace><mi>p'),
+        (r"$\log_{10} p$", "<msub><mi>log</mi><mrow>"),
+    ],
+)
+def test_formulae_look_as_in_a_book(formula, drawn):
+    assert drawn in page(new_notebook(cells=[new_markdown_cell(formula)]), "T")
+
+
 def test_an_index_leads_to_all_pages(tmp_path):
     assert main([str(tmp_path)]) == 0
-    links = re.findall('href="([^"]*)"', (tmp_path / "index.html").read_text("utf-8"))
+    index = (tmp_path / "index.html").read_text("utf-8")
+    assert "name=viewport" in index  # else a phone shows it as small as a desk's
+    links = re.findall('href="([^"]*)"', index)
     assert len(links) == len(NOTEBOOKS) and all((tmp_path / link).is_file() for link in links)
+
+
+def test_an_option_is_not_taken_for_a_folder(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        main(["--unknown"])
+    assert "unrecognized arguments: --unknown" in capsys.readouterr().err and not any(tmp_path.iterdir())
