@@ -144,7 +144,8 @@ def per_class_bars(values: pd.Series, title: str = "", label: str = "hF (%)", lo
     axes.barh(places, numbers, color=[CLASS_COLOURS[code] for code in CLASSES], height=0.75)
     if low is not None and high is not None:
         ends = np.array([low.reindex(CLASSES), high.reindex(CLASSES)], dtype=float)
-        axes.errorbar(numbers, places, xerr=np.abs(ends - numbers), fmt="none", ecolor="0.2", elinewidth=1)
+        for colour, width in (("white", 3), ("0.2", 1)):  # the rim is seen on dark bars
+            axes.errorbar(numbers, places, xerr=np.abs(ends - numbers), fmt="none", ecolor=colour, elinewidth=width)
     axes.set_yticks(places, [f"{NAMES[code]} ({code})" for code in CLASSES])
     axes.set(xlabel=label, title=title, ylim=(-0.7, len(CLASSES) - 0.3))
     axes.grid(axis="y", visible=False)

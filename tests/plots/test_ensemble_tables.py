@@ -8,6 +8,7 @@ from haf_utils.plots import tables
 from haf_utils.plots.ensemble import subset_scores
 from haf_utils.plots.tables import gain_table, mistake_table, pair_table, percent, score_table, view_table
 from haf_utils.statistics import Difference
+from haf_utils.taxonomy import CLASSES, NAMES
 
 LABELS = np.arange(230) % 23
 
@@ -69,6 +70,7 @@ def test_the_surest_mistake_comes_first():
     table = mistake_table(["x", "y", "z"], np.array([0, 2, 9]), posterior, said, ["", None, "t" * 99])
     assert table["sound_id"].tolist() == ["z", "y"] and table.index.tolist() == [2, 1]
     assert table["top level"].tolist() == ["wrong", "right"]
+    assert table["label"].tolist() == [NAMES[CLASSES[9]], NAMES[CLASSES[2]]]
     assert table["members that agree"].tolist() == ["2 of 2", "1 of 2"] and len(table["title"].iloc[0]) == 40
 
 
