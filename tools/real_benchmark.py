@@ -1,6 +1,7 @@
 """What real predictions say: a table of scores and paired differences, and its forest plot.
 
     python -m tools.real_benchmark PREDICTIONS [--metadata BSD10K_V1.0] [--encoder MODEL --embeddings FILE]
+    python -m tools.real_benchmark --redraw        # the figure alone, anew from the table that is there
 
 PREDICTIONS holds out-of-fold predictions in the official layout, <variant>/<audio|both>/fold_<k>/evaluation/
 predictions.csv, with the plain variant in base/. With the clips' metadata, this project's text classifiers join them;
@@ -28,9 +29,23 @@ from tools.text_encoders import embed_texts
 NAME = "07_real_benchmark"
 
 
+def computed(options: argparse.Namespace) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The table from predictions and texts, and the variants that could not be used, with the reason."""
+    rng = np.random.default_rng(0)
+    variants, unusable = read_variants(options.predictions)
+    tables = [variant_table(variants, rng, options.replicates)]
+    if options.metadata:
+        clips = add_text(load_bsd(options.metadata))
+        vectors = embed_texts(clips.text, options.encoder, options.embeddings) if options.encoder else None
+        tables.append(word_table(variants, clips.sound_id, clips.text, rng, vectors, options.replicates))
+    return pd.concat(tables, ignore_index=True).assign(origin=options.origin), unusable
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tools.real_benchmark", description=__doc__.split("\n")[0])
-    parser.add_argument("predictions", type=Path, metavar="PREDICTIONS")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("predictions", type=Path, nargs="?", metavar="PREDICTIONS")
+    what.add_argument("--redraw", action="store_true", help="draw the table in --out anew, and compute nothing")
     parser.add_argument("--metadata", type=Path, help="folder of BSD10k, any version: titles and tags of the clips")
     parser.add_argument("--encoder", help="sentence encoder, a folder or hub name; needs --metadata and --embeddings")
     parser.add_argument("--embeddings", type=Path, help="file (.npz) that keeps the encoder's embeddings")
@@ -40,19 +55,15 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.encoder and not (options.metadata and options.embeddings):
         parser.error("--encoder needs --metadata, the texts to read, and --embeddings, the file that keeps the result")
-    rng = np.random.default_rng(0)
+    file, unusable = options.out / f"{NAME}.csv", {}
     try:
-        variants, unusable = read_variants(options.predictions)
-        tables = [variant_table(variants, rng, options.replicates)]
-        if options.metadata:
-            clips = add_text(load_bsd(options.metadata))
-            vectors = embed_texts(clips.text, options.encoder, options.embeddings) if options.encoder else None
-            tables.append(word_table(variants, clips.sound_id, clips.text, rng, vectors, options.replicates))
-        table = pd.concat(tables, ignore_index=True).assign(origin=options.origin)
+        if not options.redraw:
+            table, unusable = computed(options)
+            atomic_write(file, lambda path: table.to_csv(path, index=False, float_format="%.5f"))
+        table = pd.read_csv(file)  # what is drawn is what was written
         style.style()
         figure = forest(forest_groups(table), finding(table), LABEL)
         figure.set_figwidth(12)  # names are long
-        atomic_write(options.out / f"{NAME}.csv", lambda path: table.to_csv(path, index=False, float_format="%.5f"))
         style.save(figure, options.out, NAME)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)

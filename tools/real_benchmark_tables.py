@@ -180,7 +180,7 @@ def forest_groups(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def finding(table: pd.DataFrame) -> str:
-    """The title of the forest plot: what each group does to hF, and how many other changes cannot be told from none."""
+    """The title of the forest plot: what each group does to hF, and how many other changes show no clear one."""
     points = 100 * table.dropna(subset="estimate").set_index("group")[["estimate", "low", "high"]]
     parts = []
     for group, name in {TEXT: "Text", AVERAGES: "averaging", CROWD_ADDED: "the crowd's hard labels"}.items():
@@ -189,7 +189,7 @@ def finding(table: pd.DataFrame) -> str:
         parts += [f"{name} {' to '.join(ends)}"] if len(values) else []
     others = points[~points.index.isin([TEXT, AVERAGES, WORDS, CROWD_ADDED])]
     unclear = ((others.low <= 0) & (others.high >= 0)).sum()
-    return f"{', '.join(parts)} points of hF;\n{unclear} of {len(others)} other changes cannot be told from none"
+    return f"{', '.join(parts)} points of hF;\n{unclear} of {len(others)} other changes show no clear difference"
 
 
 def _describe(variant: str) -> tuple[int, str, str]:

@@ -1,6 +1,7 @@
 """The report's regularizers on real texts and real labels: ablations in head mode on frozen text embeddings.
 
     python -m tools.real_text BSD10K [--encoder MODEL --embeddings FILE] [--out figures]
+    python -m tools.real_text --redraw        # the figure alone, anew from the table that is there
 
 BSD10K needs metadata alone. Each text becomes a vector, by TF-IDF and a truncated SVD or by a frozen sentence encoder,
 in the layout in which datasets ship embeddings; every variant is trained as in notebook 05, on the official folds and
@@ -126,20 +127,23 @@ def result_table(
 
 
 def finding(table: pd.DataFrame) -> str:
-    """The title of the figure: which strategies can be told from none, and what keeping uploaders apart costs."""
+    """The title of the figure: which strategies make a clear difference, and what keeping uploaders apart costs."""
     rows = table[table.variant.isin(VARIANTS) & table.estimate.notna()]
     shown = [
-        f"{row.variant} {100 * row.estimate:+.1f} ({SPLITS[row.split]})"
+        f"“{row.variant}” {100 * row.estimate:+.1f} ({SPLITS[row.split]})"
         for row in rows[ablations.told(rows)].itertuples()
     ]
     scores = 100 * table[table.variant == RECIPE].set_index("split").hF
     first = f"hF {scores['official']:.1f}, with uploaders apart {scores['uploader']:.1f}"
-    told = f"{len(shown)} of {len(rows)} changes can be told from none" + (":\n" if shown else "")
-    return f"Real texts: {first}; {told}" + ",\n".join(", ".join(shown[n : n + 2]) for n in range(0, len(shown), 2))
+    told = f"changes whose interval leaves out zero: {len(shown)} of {len(rows)}" + (":\n" if shown else "")
+    return f"Real texts: {first};\n{told}" + ",\n".join(", ".join(shown[n : n + 2]) for n in range(0, len(shown), 2))
 
 
-def draw(table: pd.DataFrame, note: str) -> Figure:
+def draw(table: pd.DataFrame) -> Figure:
     """The forest plot of the table, a group a split."""
+    clips, folds, epochs, batch = (table[column].max() for column in ("clips", "folds", "epochs", "batch"))
+    note = f"{clips:,} clips of {folds} folds, one seed a variant, {table.seeds.max()} of the recipe\n"
+    note += f"{table.features.iat[0]}; at most {epochs} epochs in batches of {batch}"
     rows = table.dropna(subset="estimate").set_index("variant")
     groups = {f"{SPLITS[split][:1].upper()}{SPLITS[split][1:]}": rows[rows.split == split] for split in SPLITS}
     return forest(groups, finding(table), f"difference in hF from {RECIPE} (points)\n{note}")
@@ -147,7 +151,9 @@ def draw(table: pd.DataFrame, note: str) -> Figure:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="tools.real_text", description=__doc__.split("\n")[0])
-    parser.add_argument("dataset", type=Path, metavar="BSD10K", help="folder in BSD10k's layout, any version")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("dataset", type=Path, nargs="?", metavar="BSD10K", help="folder in BSD10k's layout, any version")
+    what.add_argument("--redraw", action="store_true", help="draw the table in --out anew, and train nothing")
     parser.add_argument("--encoder", help="sentence encoder, a folder or hub name, in place of TF-IDF and SVD")
     parser.add_argument("--embeddings", type=Path, help="file (.npz) that keeps the encoder's embeddings")
     parser.add_argument("--width", type=int, default=512, help="dimensions of TF-IDF's SVD (default: 512)")
@@ -164,6 +170,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.encoder and not given.embeddings:
         parser.error("--encoder needs --embeddings, the file that keeps the result")
+    if given.redraw:
+        return drawn(given.out)
     folds, seeds = range(given.folds), range(given.seeds)
     try:
         clips = add_text(load_bsd(given.dataset))
@@ -204,11 +212,19 @@ def main(arguments: list[str] | None = None) -> int:
     features = given.encoder or f"TF-IDF and SVD, {vectors.shape[1]} dimensions"
     epochs, batch = recipes[0].epochs, recipes[0].batch
     table = table.assign(features=features, epochs=epochs, batch=batch, origin=given.origin)
-    note = f"{table.clips.max()} clips of {given.folds} folds, one seed a variant, {given.seeds} of the recipe\n"
-    note += f"{features}; at most {epochs} epochs in batches of {batch}"
     atomic_write(given.out / f"{NAME}.csv", lambda path: table.to_csv(path, index=False, float_format="%.5f"))
+    return drawn(given.out)
+
+
+def drawn(out: Path) -> int:
+    """Draw the table that stands in `out`, and print it."""
+    file = out / f"{NAME}.csv"
+    if not file.is_file():
+        print(f"{file} is absent: it is made from a dataset, BSD10K", file=sys.stderr)
+        return 2
+    table = pd.read_csv(file)
     style.style()
-    style.save(draw(table, note), given.out, NAME)
+    style.save(draw(table), out, NAME)
     with pd.option_context("display.max_rows", None, "display.width", 200):
         print((table.set_index(["split", "variant"])[["hF", "estimate", "low", "high"]] * 100).round(2))
     print(finding(table))

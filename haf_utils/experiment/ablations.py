@@ -272,7 +272,7 @@ def verdict(difference: Mapping | Difference, metric: str = "hF") -> str:
         return f"raises {metric}: {shown}"
     if high < 0:
         return f"lowers {metric}: {shown}"
-    return f"makes no difference in {metric} that these clips can tell: {shown}"
+    return f"shows no clear difference in {metric}: {shown}"
 
 
 def standing(differences: Mapping[str, Difference]) -> str:
@@ -283,7 +283,7 @@ def standing(differences: Mapping[str, Difference]) -> str:
     sentences = {
         "Ahead of {}.": ahead,
         "**Behind {}.**": behind,
-        "Not told apart from {}: their intervals cover zero.": open_,
+        "No clear difference from {}: the intervals cover zero.": open_,
     }
     return " ".join(sentence.format(", ".join(names)) for sentence, names in sentences.items() if names)
 

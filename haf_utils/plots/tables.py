@@ -12,7 +12,7 @@ import pandas as pd
 
 from haf_utils.metrics import hierarchical_scores
 from haf_utils.statistics import Difference, bootstrap, decimals, interval, paired_difference
-from haf_utils.taxonomy import CLASSES, PARENT
+from haf_utils.taxonomy import CLASSES, NAMES, PARENT
 
 __all__ = ["difference_sentence", "gain_table", "mistake_table", "moved", "pair_table", "percent", "score_table",
            "view_table"]  # fmt: skip
@@ -32,7 +32,7 @@ def difference_sentence(difference: Difference, what: str) -> str:
         return f"{what} is above zero: {shown}"
     if high < 0:
         return f"{what} is below zero: {shown}"
-    return f"{what} cannot be told from zero: {shown}"
+    return f"{what} is not clearly different from zero: {shown}"
 
 
 def moved(what: str, before: float, after: float, digits: int = 2) -> str:
@@ -119,8 +119,8 @@ def mistake_table(ids, labels, posterior: np.ndarray, members: Mapping[str, np.n
         {
             "sound_id": np.asarray(ids)[wrong],
             "title": pd.Series(list(titles), dtype=object).str.slice(0, 40).to_numpy()[wrong],
-            "label": [CLASSES[label] for label in labels[wrong]],
-            "predicted": [CLASSES[label] for label in predicted[wrong]],
+            "label": [NAMES[CLASSES[label]] for label in labels[wrong]],
+            "predicted": [NAMES[CLASSES[label]] for label in predicted[wrong]],
             "posterior (%)": [f"{100 * p:.0f}" for p in posterior[wrong].max(1)],
             "top level": np.where(PARENT[predicted[wrong]] == PARENT[labels[wrong]], "right", "wrong"),
             "members that agree": [f"{count} of {len(members)}" for count in agree],

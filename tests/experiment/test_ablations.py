@@ -150,7 +150,7 @@ def test_differences_are_told_where_they_are_and_not_where_they_are_not(folder):
     assert verdict(table.loc["audio"]).startswith("lowers hF: -")
     assert verdict(table.loc["again"]) == "changes no prediction that counts: hF is the same on every draw of clips"
     untold = verdict(Difference(0.01, -0.01, 0.03))
-    assert untold.startswith("makes no difference in hF that these clips can tell: +1.0 point")
+    assert untold.startswith("shows no clear difference in hF: +1.0 point")
     assert verdict(Difference(0.01, 0.0002, 0.03)).endswith("(95 % interval +0.02 to +3.00)")
     assert verdict(Difference(0.02, 0.01, 0.03), "accuracy") == (
         "raises accuracy: +2.0 points (95 % interval +1.0 to +3.0)"

@@ -11,6 +11,6 @@ def test_only_intervals_without_zero_put_a_system_ahead_or_behind():
     }
     sentence = standing(differences)
     assert "Ahead of weak." in sentence and "**Behind strong.**" in sentence
-    assert "Not told apart from near, equal" in sentence
+    assert "No clear difference from near, equal: " in sentence
     assert standing({"strong": differences["strong"]}) == "**Behind strong.**"
     assert standing({}) == ""

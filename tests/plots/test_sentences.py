@@ -6,7 +6,11 @@ from haf_utils.statistics import Difference
 
 @pytest.mark.parametrize(
     "low, high, claim",
-    [(0.014, 0.041, "is above zero"), (-0.041, -0.014, "is below zero"), (-0.001, 0.041, "cannot be told from zero")],
+    [
+        (0.014, 0.041, "is above zero"),
+        (-0.041, -0.014, "is below zero"),
+        (-0.001, 0.041, "is not clearly different from zero"),
+    ],
 )
 def test_a_sentence_claims_no_more_than_its_interval(low, high, claim):
     sentence = difference_sentence(Difference((low + high) / 2, low, high), "hF")
@@ -15,7 +19,7 @@ def test_a_sentence_claims_no_more_than_its_interval(low, high, claim):
 
 
 def test_an_interval_that_ends_at_zero_excludes_nothing():
-    assert "cannot be told from zero" in difference_sentence(Difference(0.01, 0.0, 0.02), "hF")
+    assert "is not clearly different from zero" in difference_sentence(Difference(0.01, 0.0, 0.02), "hF")
 
 
 def test_an_end_near_zero_keeps_its_sign():

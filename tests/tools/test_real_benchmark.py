@@ -138,7 +138,7 @@ def test_figure_and_title_say_what_is_in_the_table(variants):
     assert {"estimate", "low", "high", "p_value"} <= set(groups["Text"].columns)
     text = 100 * table.set_index("members").estimate["base/both"]
     assert finding(table).startswith(f"Text {text:+.1f}, averaging ")
-    assert finding(table).endswith("2 of 3 other changes cannot be told from none")
+    assert finding(table).endswith("2 of 3 other changes show no clear difference")
     assert finding(table[table.members != "combined_sw03/both"]).count("crowd") == 0
 
 
@@ -220,12 +220,18 @@ def test_the_command_writes_table_and_figure(folder, tmp_path, capsys):
     written = pd.read_csv(tmp_path / "out" / "07_real_benchmark.csv")
     assert (written.origin == "made up").all() and (written.group == WORDS).any() and written.hF.between(0, 1).all()
     assert "sound_id" not in written  # predictions are not published
-    assert "other changes cannot be told from none" in capsys.readouterr().out
+    assert "other changes show no clear difference" in capsys.readouterr().out
+    figure = tmp_path / "out" / "07_real_benchmark.png"
+    drawn, before = figure.read_bytes(), (tmp_path / "out" / "07_real_benchmark.csv").read_bytes()
+    figure.unlink()
+    assert main(["--redraw", "--out", str(tmp_path / "out")]) == 0 and figure.read_bytes() == drawn
+    assert (tmp_path / "out" / "07_real_benchmark.csv").read_bytes() == before
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys):
     assert main([str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert "base is absent" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert main(["--redraw", "--out", str(tmp_path)]) == 2 and "07_real_benchmark.csv" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([str(tmp_path), "--encoder", "x"])
     assert "--encoder needs --metadata" in capsys.readouterr().err

@@ -68,6 +68,10 @@ def test_from_metadata_to_table_and_figure(metadata, tmp_path, capsys):
     assert main(arguments) == 0  # everything is there
     assert [file.stat().st_mtime_ns for file in sorted((tmp_path / "work" / "runs").glob("*/config.json"))] == times
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "out" / "07_real_text.csv"), table)
+    figure = tmp_path / "out" / "07_real_text.png"
+    drawn = figure.read_bytes()
+    figure.unlink()
+    assert main(["--redraw", "--out", str(tmp_path / "out")]) == 0 and figure.read_bytes() == drawn
     assert main([*arguments[:3], *arguments[3:], "--width", "8"]) == 2  # runs of other vectors stand there
     assert "pass another --work" in capsys.readouterr().err
 
@@ -78,13 +82,14 @@ def test_the_title_says_what_is_in_the_table():
     rows += [("uploader", "no mixup", 0.6, 0.001, -0.01, 0.01), ("uploader", WORDS, 0.64, 0.04, 0.03, 0.05)]
     table = pd.DataFrame(rows, columns=["split", "variant", "hF", "estimate", "low", "high"])
     assert finding(table) == (
-        "Real texts: hF 70.0, with uploaders apart 60.0; 1 of 3 changes can be told from none:\n"
-        "no mixup -2.0 (official folds)"
+        "Real texts: hF 70.0, with uploaders apart 60.0;\nchanges whose interval leaves out zero: 1 of 3:\n"
+        "“no mixup” -2.0 (official folds)"
     )
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys):
     assert main([str(tmp_path / "absent"), "--out", str(tmp_path)]) == 2 and "absent" in capsys.readouterr().err
+    assert main(["--redraw", "--out", str(tmp_path)]) == 2 and "07_real_text.csv is absent" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([str(tmp_path), "--encoder", "x"])
     assert "--encoder needs --embeddings" in capsys.readouterr().err
