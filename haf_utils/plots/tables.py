@@ -75,7 +75,7 @@ def gain_table(labels, pairs: Mapping, rng, replicates: int = 1000) -> pd.DataFr
             digits = decimals(low, high)
             row[metric] = f"{estimate:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
         sign = (differences["hF"].low > 0) - (differences["hF"].high < 0)
-        rows.append(row | {"in hF": ("worse", "not significant", "better")[sign + 1]})
+        rows.append(row | {"in hF": ("worse", "no clear difference", "better")[sign + 1]})
     index = pd.MultiIndex.from_tuples(pairs) if isinstance(next(iter(pairs)), tuple) else pd.Index(pairs)
     return pd.DataFrame(rows, index=index)
 

@@ -36,7 +36,7 @@ def test_scores_lie_in_their_intervals(rng):
 def test_gains_say_what_can_be_told(rng):
     good, poor = confused(0.1), confused(0.5)
     table = gain_table(LABELS, {"up": (good, poor), "down": (poor, good), "same": (good, good)}, rng, 200)
-    assert table["in hF"].tolist() == ["better", "worse", "not significant"]
+    assert table["in hF"].tolist() == ["better", "worse", "no clear difference"]
     assert table.loc["same", "decisions changed (%)"] == "0.0" and table.loc["same", "hF"].startswith("+0.0")
     assert gain_table(LABELS, {("a", "b"): (good, poor)}, rng, 50).index.nlevels == 2
 
