@@ -132,12 +132,23 @@ def test_notebook_conventions(path):
     others = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code" and cell is not tagged[0])
     unused = [name for name in papermill.inspect_notebook(str(path)) if not re.search(rf"\b{name}\b", others)]
     assert not unused, f"parameters that nothing in the notebook uses: {unused}"
+    assert "plots.save(" not in others, "plots.publish gives a figure its words, also for those who cannot see it"
     assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     counts = [cell.execution_count for cell in code]
     assert counts in (list(range(1, len(code) + 1)), [None] * len(code))
     assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
     assert path.stat().st_size < 1_000_000
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_check_that_fails_says_where_to_look(path):
+    code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    answers = re.findall(r"^(\w+) = None", "\n".join(code), re.MULTILINE)
+    checks = [source for source in code for name in answers if f"if {name} is not None" in source]
+    assert len(checks) == len(answers) >= 3
+    found = [node for source in checks for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Assert)]
+    assert found and not [ast.unparse(node) for node in found if node.msg is None]
 
 
 def test_the_readme_shows_the_published_results():
@@ -179,7 +190,7 @@ def test_the_readme_quotes_the_real_benchmark():
         assert numbers.replace("-", "−") in text, row.system
     rows = table[table.group == "Regularizers"]
     open_ = (rows.low <= 0) & (rows.high >= 0)
-    assert f"{open_.sum()} of {len(rows)} cannot be told" in text and not (rows.low > 0).any()
+    assert f"{open_.sum()} of {len(rows)} show no clear difference" in text and not (rows.low > 0).any()
 
 
 def test_notebooks_are_numbered_without_gaps():
