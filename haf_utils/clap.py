@@ -437,9 +437,8 @@ def read_config(path) -> ClapConfig:
         if values.get("model_type") == "clap":  # transformers writes what differs from its defaults, which are LAION's
             found = {"embedding": values.get("projection_dim", ClapConfig.embedding)}
             for part, names in _TRANSFORMERS.items():
-                found |= {
-                    ours: values[part][theirs] for theirs, ours in names.items() if theirs in values.get(part, {})
-                }
+                there = values.get(part, {})
+                found |= {ours: there[theirs] for theirs, ours in names.items() if theirs in there}
             values = {"audio": {}} | found
             values["patch_stride"] = np.ravel(values.get("patch_stride", ClapConfig.patch_stride)).tolist()[0]
         audio = AudioConfig(**values.pop("audio"))

@@ -115,12 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     for name, (kind, text) in _SLURM.items():
         cluster.add_argument(f"--{name.replace('_', '-')}", type=kind, default=argparse.SUPPRESS, help=text)
 
-    text = (
-        "Write class probabilities of every clip, a table a fold. They are a third input, or label BSD35k-CS's clips."
-    )
-    example = (
-        "Example: haf posteriors RUNS… --out teacher, then haf sweep teacher=teacher extra_weight=1.0 fold=0,1,2,3,4"
-    )
+    text = "Write class probabilities of every clip, a table a fold. They are a third input, or label BSD35k-CS."
+    example = "Example: haf posteriors RUNS… --out teacher, then haf sweep teacher=teacher extra_weight=1.0 fold=0,1"
     tables = _command(commands, "posteriors", _posteriors, text, example)
     tables.add_argument("source", nargs="+", metavar="SOURCE", help="words (a classifier of the texts), or run folders")
     tables.add_argument("--out", required=True, metavar="FOLDER", help="where to write fold_0.csv to fold_4.csv")
@@ -183,9 +179,7 @@ def _predict(given) -> int:
 
         ours = trained_ours(given.run)
         runs, weights = list(ours), given.weights or list(ours.values())
-        print(
-            f"ours, without its metadata classifier, which hears nothing: {', '.join(Path(run).name for run in runs)}"
-        )
+        print(f"ours, without its metadata classifier, which hears nothing: {', '.join(Path(r).name for r in runs)}")
     from haf_utils.experiment import predict as predicting
     from haf_utils.experiment.workspace import caveat
     from haf_utils.io.files import atomic_write, inert

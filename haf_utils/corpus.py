@@ -61,9 +61,8 @@ class Corpus:
         shipped embeddings). Equal rows have equal numbers, in every process and place."""
         columns = self.table[["sound_id", "label", "text", "origin", "readable"]].astype(str)
         if self.features is None:
-            crc = {
-                (name, row.sound_id): row.crc for name, store in self.stores.items() for row in store.index.itertuples()
-            }
+            indices = [(name, store.index) for name, store in self.stores.items()]
+            crc = {(name, row.sound_id): row.crc for name, index in indices for row in index.itertuples()}
             used = [crc.get(key, 0) for key in zip(columns["origin"], columns["sound_id"], strict=True)]
         else:
             used = [zlib.crc32(np.concatenate(pair).tobytes()) for pair in zip(*self.features, strict=True)]

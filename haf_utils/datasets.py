@@ -252,10 +252,8 @@ def without(table: pd.DataFrame, *others: pd.DataFrame) -> tuple[pd.DataFrame, i
 
 def _need_columns(table: pd.DataFrame, file: Path, needed: Sequence[str], layout_columns: Sequence[str]) -> None:
     if missing := [column for column in needed if column not in table]:
-        raise ValueError(
-            f"{file} lacks the column {', '.join(missing)}. "
-            f"Columns of this layout: {', '.join(layout_columns)}; found: {', '.join(table.columns)}"
-        )
+        columns = f"Columns of this layout: {', '.join(layout_columns)}; found: {', '.join(table.columns)}"
+        raise ValueError(f"{file} lacks the column {', '.join(missing)}. {columns}")
 
 
 def _ids(column: pd.Series) -> pd.Series:

@@ -154,9 +154,8 @@ def _lacking(content, required, where: str) -> list[str]:
         return [f"{where} must be a mapping of {', '.join(required)}"]
     problems = [f"{where}.{key} is missing" for key in required if key not in content]
     problems += [f"{where}.{key} is unknown" for key in content if key not in required]
-    return problems + [
-        p for key in required if key in content for p in _lacking(content[key], required[key], f"{where}.{key}")
-    ]
+    there = [key for key in required if key in content]
+    return problems + [p for key in there for p in _lacking(content[key], required[key], f"{where}.{key}")]
 
 
 def _development_results(dataset: str, tables: pd.DataFrame | Sequence[pd.DataFrame]) -> dict:
@@ -205,10 +204,8 @@ def write_metadata(
         raise ValueError(f"{path.name}: " + "; ".join(problems))
     label = submission["label"]
     if not _LABEL.fullmatch(str(label)) or path.name != f"{label}.meta.yaml":
-        raise ValueError(
-            f"submission.label {label!r} must be <Surname>_<Institution>_task1_<1 to 4> and the file "
-            f"<label>.meta.yaml; it is {path.name}"
-        )
+        wanted = "must be <Surname>_<Institution>_task1_<1 to 4> and the file <label>.meta.yaml"
+        raise ValueError(f"submission.label {label!r} {wanted}; it is {path.name}")
     complexity = {}
     for key, value in system["complexity"].items():
         if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 < value < np.inf:

@@ -116,10 +116,9 @@ def start_of(recipe: Recipe, corpus: Corpus) -> Run | None:
     scored = corpus.table["sound_id"].astype(str)[np.isin(part, PARTS[1:3])]
     seen = scored[scored.isin(run.split.loc[run.split["part"] == "train", "sound_id"])]
     if len(seen) or (theirs["split"], theirs["fold"]) != (recipe.split, recipe.fold):
-        raise RunError(
-            f"initialisation={folder} was trained for fold {theirs['fold']} of the {theirs['split']} split, on "
-            f"{len(seen)} of the clips that fold {recipe.fold} ({recipe.split}) scores: start from a run of that fold"
-        )
+        used = f"for fold {theirs['fold']} of the {theirs['split']} split, on {len(seen)} of the clips that"
+        advice = f"fold {recipe.fold} ({recipe.split}) scores: start from a run of that fold"
+        raise RunError(f"initialisation={folder} was trained {used} {advice}")
     return run
 
 

@@ -81,9 +81,8 @@ def captioned(space: Workspace, seed: int = 0, notes: int = NOTES) -> CaptionedC
             chosen = np.random.default_rng(seed).permutation(np.flatnonzero(training))[:notes]
             table = pd.concat([table.iloc[np.sort(chosen)], table[~training][: notes // 10]])
         digest.update("\n".join(table["sound_id"].astype(str)).encode())
-        table["captions"] = [
-            _phrasings(lambda rng, c=clip: nsynth_caption(c.record, rng), seed, clip) for clip in table.itertuples()
-        ]
+        clips = table.itertuples()
+        table["captions"] = [_phrasings(lambda rng, c=c: nsynth_caption(c.record, rng), seed, c) for c in clips]
         tables.append(table.assign(held_out=table["part"] != "train"))
     stores = {}
     for table in tables:

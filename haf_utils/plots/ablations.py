@@ -73,9 +73,8 @@ def severity_bars(table: pd.DataFrame, title: str = "") -> Figure:
     wrong = inside + outside
     axes.barh(places, inside, color="#56B4E9", label="wrong class, right parent", height=0.7)
     axes.barh(places, outside, left=inside, color="#882255", label="wrong parent", height=0.7)
-    labels = [
-        f"{100 * part / both:.0f} % inside" if both else "no errors" for part, both in zip(inside, wrong, strict=True)
-    ]
+    shares = zip(inside, wrong, strict=True)
+    labels = [f"{100 * part / both:.0f} % inside" if both else "no errors" for part, both in shares]
     axes.bar_label(axes.containers[1], labels, padding=5, fontsize=8)
     axes.set_yticks(places, table.index)
     axes.set(xlabel="share of all clips (%)", title=title, xlim=(0, 1.25 * max(wrong.max(), 1)))
