@@ -4,13 +4,14 @@
     split.csv           sound_id, part (train, validation, test, evaluation; extra: labelled as a teacher)
     history.csv         a row an epoch
     predictions.npz     for each scored part: ids, labels, posteriors of each view, plain posteriors, fusion weights
-    metrics.json        scores of each labelled part; parameters; seconds
+    metrics.json        scores of each labelled part; parameters; seconds; digests of the weights and of all of these
     model.safetensors   the weights that made the predictions
     resume.pt           only while training goes on
 
 `metrics.json` is written last: a folder that has it is finished.
 """
 
+import hashlib
 import json
 import zipfile
 import zlib
@@ -21,7 +22,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from haf_utils.config import LOCATION_FIELDS, FinetuneConfig, parameters
+from haf_utils.folds import PARTS
 from haf_utils.io.files import atomic_write, state
+from haf_utils.io.layouts import read_csv
 from haf_utils.metrics import hierarchical_scores
 from haf_utils.taxonomy import CLASSES
 
@@ -142,8 +146,8 @@ def load_run(folder: Path | str) -> Run:
     if len(missing) == len(_FILES):
         raise RunError(f"{folder} is no run folder: it has none of {', '.join(_FILES)}")
     config = {} if "config.json" in missing else _read(folder / "config.json", _json)
-    if "digests" in config and "config" not in config:
-        raise RunError(f"{folder / 'config.json'} lacks the parameters of its run: move the folder away")
+    if ("digests" in config) != ("config" in config):
+        raise RunError(f"{folder / 'config.json'} lacks the parameters or digests of its run: move the folder away")
     if "exported" in config:  # by `haf export`, to predict with: it has no predictions of its own
         return Run(folder, config, pd.DataFrame(), pd.DataFrame(), {}, {})
     if missing and config and "digests" not in config:
@@ -151,33 +155,55 @@ def load_run(folder: Path | str) -> Run:
     if missing:
         advice = "run it again with the same parameters, it goes on from where it stopped"
         raise RunError(f"{folder} is not a finished run, it lacks {', '.join(missing)}: {advice}")
-    # sound_ids are no numbers, and "NA" may be one
-    split = _read(folder / "split.csv", lambda path: pd.read_csv(path, dtype=str, keep_default_na=False))
-    predictions, metrics = read_predictions(folder / "predictions.npz"), _read(folder / "metrics.json", _json)
+    split = _read(folder / "split.csv", read_csv)
     if not {"sound_id", "part"} <= set(split.columns):
         raise RunError(f"{folder / 'split.csv'} has no columns sound_id and part: move its run folder away")
-    for part, of_part in predictions.items():
-        if problem := _contradiction(part, of_part, split, metrics):
-            raise RunError(f"{folder}, {part}: {problem}: a file was damaged or changed; move the folder away")
-    history = _read(folder / "history.csv", pd.read_csv)
-    return Run(folder, config, split, history, predictions, metrics)
+    history, metrics = _read(folder / "history.csv", pd.read_csv), _read(folder / "metrics.json", _json)
+    run = Run(folder, config, split, history, read_predictions(folder / "predictions.npz"), metrics)
+    if problem := _contradiction(run):
+        raise RunError(f"{folder}: {problem}: a file was damaged or changed; move the folder away")
+    return run
 
 
-def _contradiction(part: str, p: Predictions, split: pd.DataFrame, metrics: dict) -> str:
-    """In what the predictions of a part contradict the other files of their folder, "" if in nothing."""
-    ids = set(p.ids)
-    if seen := ids & set(split.loc[split["part"] == "train", "sound_id"]):
-        return f"scores clips that it was trained on: {', '.join(sorted(seen)[:3])}"
-    if part != "evaluation" and sorted(ids) != sorted(split.loc[split["part"] == part, "sound_id"]):
-        return "predictions.npz has other clips than split.csv"
-    recorded = metrics.get(part, {}).get("hF", 0.0)
-    if part == "evaluation" or not recorded:
-        return ""
-    if not len(ids) or (p.labels < 0).any():
-        return "clips without a label, which metrics.json has a score of"
-    scored = hierarchical_scores(p.labels, p.probabilities.argmax(1))["hF"]
-    # float32 may exchange two posteriors that are almost equal
-    return "" if abs(scored - recorded) < 0.02 else f"hF is {scored:.3f} by predictions.npz, {recorded} by metrics.json"
+def digest(run: Run) -> str:
+    """SHA-256 of a run's parameters and of what it says, wherever it lies now; not of parts that are added later."""
+    own = {name: value for name, value in run.config["config"].items() if name not in LOCATION_FIELDS}
+    scores = {name: value for name, value in run.metrics.items() if name != "digest"}
+    rows = run.split.loc[run.split["part"].isin(PARTS[:3]), ["sound_id", "part"]].to_numpy().tolist()
+    parts = [run.predictions[part] for part in PARTS[1:3] if part in run.predictions]
+    content = [own, scores, rows, [(p.ids.tolist(), p.labels.tolist()) for p in parts]]
+    found = hashlib.sha256(json.dumps(content, sort_keys=True).encode() + (run.folder / "history.csv").read_bytes())
+    for array in (array for p in parts for array in (p.posteriors, p.plain, p.weights)):
+        found.update(array.astype(np.float32).tobytes())
+    return found.hexdigest()
+
+
+def _contradiction(run: Run) -> str:
+    """In what the files of a run contradict each other, "" if in nothing."""
+    ids, parts = run.split["sound_id"], run.split["part"]
+    if unknown := sorted(set(parts) - {*PARTS, "extra"}):
+        return f"split.csv has a part {unknown[0]!r}"
+    if not (parts == "train").any():
+        return "split.csv has no clip that it was trained on"
+    own = ids[parts != "evaluation"]  # those have names of their own, which may be the same
+    if (twice := own[own.duplicated()]).size:
+        return f"split.csv has the clip {twice.iloc[0]!r} twice"
+    for part in [part for part in run.predictions if part != "evaluation"]:
+        if seen := set(run.predictions[part].ids) & set(ids[parts == "train"]):
+            return f"{part} scores clips that it was trained on: {', '.join(sorted(seen)[:3])}"
+    for part in PARTS[1:3]:
+        p, recorded = run.predictions.get(part), run.metrics.get(part, {}).get("hF")
+        if (sorted(p.ids) if p else []) != sorted(ids[parts == part]):
+            return f"predictions.npz has other clips than split.csv, for {part}"
+        if p and (not len(p.ids) or (p.labels < 0).any()):
+            return f"{part} has clips without a label, which metrics.json has a score of"
+        scored = hierarchical_scores(p.labels, p.probabilities.argmax(1))["hF"] if p else recorded
+        # float32 may exchange two posteriors that are almost equal
+        if p and not (isinstance(recorded, float) and abs(scored - recorded) < 0.02):
+            return f"hF of {part} is {scored:.3f} by predictions.npz, {recorded} by metrics.json"
+    newer = run.config["config"].keys() - parameters(FinetuneConfig("", "")).keys()  # its digest may be of more
+    changed = not newer and run.metrics.get("digest") not in (None, digest(run))  # older runs have none
+    return "metrics.json has the digest of other files" if changed else ""
 
 
 def _json(path: Path) -> dict:

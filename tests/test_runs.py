@@ -7,7 +7,7 @@ import pytest
 
 from haf_utils.io.files import atomic_write, write_json
 from haf_utils.metrics import hierarchical_scores
-from haf_utils.runs import Predictions, RunError, finished, load_run, read_predictions, write_predictions
+from haf_utils.runs import Predictions, RunError, digest, finished, load_run, read_predictions, write_predictions
 from haf_utils.taxonomy import CLASSES
 
 
@@ -27,14 +27,59 @@ def predictions(clips=5, views=3, seed=0):
 def run(tmp_path):
     folder = tmp_path / "haf-head_f0_s0"
     write_json(folder / "config.json", {"config": {"seed": 0}, "digests": {}, "versions": {}})
-    parts = {"validation": predictions(3), "test": predictions()}
+    held_out = dataclasses.replace(predictions(3), ids=np.array(["v0", "v1", "v2"]))
+    parts = {"validation": held_out, "test": predictions()}
     rows = [(clip, name) for name, part in parts.items() for clip in part.ids]
     pd.DataFrame([*rows, ("007", "train")], columns=["sound_id", "part"]).to_csv(folder / "split.csv", index=False)
     pd.DataFrame({"epoch": [1], "loss": [3.0]}).to_csv(folder / "history.csv", index=False)
     write_predictions(folder / "predictions.npz", parts)
-    scores = hierarchical_scores(parts["test"].labels, parts["test"].probabilities.argmax(1))
-    write_json(folder / "metrics.json", {"test": scores})
+    scores = {name: hierarchical_scores(p.labels, p.probabilities.argmax(1)) for name, p in parts.items()}
+    write_json(folder / "metrics.json", scores)
+    write_json(folder / "metrics.json", scores | {"digest": digest(load_run(folder))})
     return folder
+
+
+def edited(file, old: str, new: str) -> None:
+    text = file.read_text("utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), "utf-8")
+
+
+def other_posteriors(folder) -> None:
+    """The classes stay as they were, and their scores with them."""
+    parts = read_predictions(folder / "predictions.npz")
+    flatter = dataclasses.replace(parts["test"], posteriors=parts["test"].posteriors * 0.5 + 0.5 / 23)
+    write_predictions(folder / "predictions.npz", parts | {"test": flatter})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda folder: edited(folder / "split.csv", "007,train", "008,train"),
+        lambda folder: edited(folder / "split.csv", "007,train", "007,train\n008,train"),
+        lambda folder: edited(folder / "config.json", '"seed": 0', '"seed": 1'),
+        lambda folder: edited(folder / "history.csv", "3.0", "2.0"),
+        lambda folder: edited(folder / "metrics.json", '"accuracy": ', '"accuracy": 1'),
+        other_posteriors,
+    ],
+)
+def test_whatever_is_changed_in_a_finished_run_is_noticed(run, change):
+    change(run)
+    with pytest.raises(RunError, match="haf-head_f0_s0: metrics.json has the digest of other files.*move the folder"):
+        load_run(run)
+
+
+def test_a_run_may_move_get_an_evaluation_set_and_be_of_an_older_version(run):
+    edited(run / "config.json", '"seed": 0', '"seed": 0, "dataset": "/elsewhere"')
+    edited(run / "split.csv", "007,train", "007,train\n007,evaluation")  # a name that another set gave, too
+    unlabelled = dataclasses.replace(predictions(1), ids=np.array(["007"]), labels=np.array([-1]))
+    write_predictions(run / "predictions.npz", load_run(run).predictions | {"evaluation": unlabelled})
+    assert load_run(run).part("evaluation").ids == ["007"]
+    scores = json.loads((run / "metrics.json").read_text("utf-8"))
+    del scores["digest"]
+    write_json(run / "metrics.json", scores)
+    edited(run / "history.csv", "3.0", "2.0")
+    assert load_run(run).history["loss"].tolist() == [2.0]
 
 
 def test_what_is_written_is_read(run):

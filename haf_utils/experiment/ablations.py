@@ -5,7 +5,6 @@ on every clip. Two recipes are compared on the same clips, under the same seeds.
 """
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ __all__ = ["Pooled", "compare", "compare_all", "errors_inside_parent", "head_twi
            "one_fold", "one_seed", "pool", "read_runs", "recipe_of", "score", "severity", "standing", "told",
            "verdict", "without_tta"]  # fmt: skip
 
+_OF_A_RUN = ("config.json", "predictions.npz")
 REPLICATE_FIELDS = (*LOCATION_FIELDS, "fold", "seed")  # what may differ between the runs that are pooled
 
 
@@ -51,20 +51,19 @@ class Pooled:
 
 def read_runs(folder: Path | str) -> tuple[list[Run], pd.DataFrame]:
     """All usable runs directly under `folder`, and a table (run, reason) of what is half written, damaged or of another
-    taxonomy. A folder without config.json is no run and is not listed."""
+    taxonomy. A folder without predictions or the config.json of a run is none and is not listed."""
     runs, left_out = [], []
-    for file in sorted(Path(folder).glob("*/config.json")):
-        path = file.parent
+    for path in sorted({file.parent for name in _OF_A_RUN for file in Path(folder).glob(f"*/{name}")}):
         try:
-            record = json.loads(file.read_text("utf-8"))
-            if isinstance(record, dict) and "digests" not in record:
-                continue  # a checkpoint of continued pretraining, no run
+            if not (path / "predictions.npz").exists() and b'"digests"' not in (path / "config.json").read_bytes():
+                continue  # a checkpoint of continued pretraining
             run = load_run(path)
             _ = run.metrics["absent_classes"], run.part("test")
             check(config_of(run, device="cpu", system="haf"))  # a control, or a GPU's run, can be read, too
             runs.append(run)
         except (RunError, ValueError, KeyError, TypeError, OSError, RecursionError) as error:
-            reason = str(error) if finished(path) else "not finished: the same sweep goes on with it"
+            what = str(error) if isinstance(error, RunError) else f"config.json or metrics.json: {error}: move it away"
+            reason = what if finished(path) else "not finished: the same sweep goes on with it"
             left_out.append((path.name, reason.replace(f"{path}", path.name)))
     return runs, pd.DataFrame(left_out, columns=["run", "reason"])
 

@@ -39,10 +39,11 @@ from haf_utils.folds import PARTS
 from haf_utils.inference import predict
 from haf_utils.io.checkpoints import load_training, read_weights, save_training, weights_digest, write_state
 from haf_utils.io.files import atomic_write, write_json
+from haf_utils.io.layouts import read_csv
 from haf_utils.io.progress import line
 from haf_utils.losses import targets
 from haf_utils.metrics import hierarchical_scores
-from haf_utils.runs import Predictions, Run, RunError, finished, load_run, write_predictions
+from haf_utils.runs import Predictions, Run, RunError, digest, finished, load_run, write_predictions
 from haf_utils.taxonomy import CLASSES
 from haf_utils.training import fit
 
@@ -167,7 +168,7 @@ def add_part(folder: Path, part: str, predictions: Predictions) -> None:
     if part in known:
         stamp = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
         shutil.copyfile(file, folder / f"predictions-before-{stamp}.npz")
-    split = pd.read_csv(folder / "split.csv", dtype=str, keep_default_na=False)
+    split = read_csv(folder / "split.csv")
     split = pd.concat([split[split["part"] != part], pd.DataFrame({"sound_id": predictions.ids, "part": part})])
     atomic_write(folder / "split.csv", lambda path: split.to_csv(path, index=False))
     write_predictions(file, known | {part: predictions})
@@ -193,10 +194,8 @@ def config_of(run: Run, **changes) -> FinetuneConfig:
     recorded = run.config["config"]
     if unknown := sorted(recorded.keys() - parameters(FinetuneConfig("", "")).keys()):
         version = run.config.get("versions", {}).get("haf_utils", "another version")
-        raise RunError(
-            f"{run.folder} was made by haf_utils {version}, whose parameter {', '.join(unknown)} is unknown to this "
-            f"one, {haf_utils.__version__}: use that version, or train it again"
-        )
+        advice = f"is unknown to this one, {haf_utils.__version__}: use that version, or train it again"
+        raise RunError(f"{run.folder} was made by haf_utils {version}, whose parameter {', '.join(unknown)} {advice}")
     return FinetuneConfig(**{"dataset": ""} | recorded | {"runs": str(run.folder.parent)} | changes)
 
 
@@ -374,7 +373,9 @@ def close_run(
         "absent_classes": sorted(set(range(len(CLASSES))) - set(training_labels.tolist())),
     }
     (folder / "resume.pt").unlink(missing_ok=True)
-    write_json(folder / "metrics.json", scores | numbers | weights)  # last: it marks the run as finished
+    record, metrics = json.loads((folder / "config.json").read_text("utf-8")), scores | numbers | weights
+    run = Run(folder, record, read_csv(folder / "split.csv"), history, predictions, metrics)
+    write_json(folder / "metrics.json", metrics | {"digest": digest(run)})  # last: it marks the run as finished
 
 
 def _resume(folder: Path, quiet: bool) -> dict | None:

@@ -64,7 +64,8 @@ def write_runs(folder, config: FinetuneConfig, said: np.ndarray) -> None:
         parts = Predictions(ids[test], LABELS[test], posteriors[None], posteriors, np.ones((test.sum(), 2)) / 2)
         write_predictions(run / "predictions.npz", {"test": parts})
         write_json(run / "config.json", {"config": parameters(own), "digests": {"data": "d"}})
-        write_json(run / "metrics.json", {"absent_classes": [3] if fold == 1 else []})
+        scores = {"test": hierarchical_scores(LABELS[test], said[test])}
+        write_json(run / "metrics.json", scores | {"absent_classes": [3] if fold == 1 else []})
         pd.DataFrame({"sound_id": ids, "part": np.where(test, "test", "train")}).to_csv(run / "split.csv", index=False)
         pd.DataFrame({"epoch": [1], "loss": [1.0]}).to_csv(run / "history.csv", index=False)
 
@@ -126,7 +127,8 @@ def test_half_written_and_foreign_run_folders_are_left_out_by_name(folder):
     damaged.write_bytes(damaged.read_bytes()[:200])
     foreign = dict(np.load(folder / "haf-head_f3_s0" / "predictions.npz"))
     np.savez(folder / "haf-head_f3_s0" / "predictions.npz", **(foreign | {"classes": np.array(["dog", "cat"])}))
-    (folder / "haf-head_f4_s0" / "metrics.json").write_text("{}")
+    metrics = folder / "haf-head_f4_s0" / "metrics.json"
+    write_json(metrics, {"test": json.loads(metrics.read_text("utf-8"))["test"]})
     (folder / "stores").mkdir()
     runs, left_out = read_runs(folder)
     assert len(runs) == 20

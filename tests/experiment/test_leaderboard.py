@@ -37,7 +37,8 @@ def write_run(root, right: float, **choices):
     write_json(
         folder / "metrics.json", {"test": hierarchical_scores(LABELS, posterior.argmax(1)), "absent_classes": []}
     )
-    pd.DataFrame({"sound_id": IDS, "part": "test"}).to_csv(folder / "split.csv", index=False)
+    rows = [*((clip, "test") for clip in IDS), ("t", "train")]
+    pd.DataFrame(rows, columns=["sound_id", "part"]).to_csv(folder / "split.csv", index=False)
     pd.DataFrame({"epoch": [1]}).to_csv(folder / "history.csv", index=False)
     return folder
 
@@ -106,14 +107,28 @@ def changed(file, **arrays):
         np.savez_compressed(file, **dict(content) | arrays)
 
 
+def replaced(file, old, new):
+    text = file.read_text("utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), "utf-8")
+
+
 CHANGES = {  # what is changed in a run folder -> what is said of it
-    "labels": (lambda f: changed(f / "predictions.npz", test_labels=np.roll(LABELS, 1)), "hF is .* by metrics.json"),
+    "labels": (lambda f: changed(f / "predictions.npz", test_labels=np.roll(LABELS, 1)), "hF of test is .* by metr"),
     "unlabelled": (lambda f: changed(f / "predictions.npz", test_labels=LABELS * 0 - 1), "clips without a label"),
     "real labels": (lambda f: changed(f / "predictions.npz", test_labels=LABELS / 1), "arrays of the kinds Uffff"),
     "ids": (lambda f: changed(f / "predictions.npz", test_ids=np.char.add(IDS, "x")), "other clips than split.csv"),
     "classes": (lambda f: changed(f / "predictions.npz", classes=np.array([CLASSES])), "another taxonomy"),
     "no archive": (lambda f: np.save(open(f / "predictions.npz", "wb"), LABELS), "predictions.npz cannot be read"),
-    "split": (lambda f: (f / "split.csv").write_text("sound_id,part\n"), "other clips than split.csv"),
+    "split": (lambda f: replaced(f / "split.csv", "137,test\n", ""), "other clips than split.csv, for test"),
+    "untrained": (lambda f: replaced(f / "split.csv", "t,train\n", ""), "no clip that it was trained on"),
+    "train lost": (lambda f: replaced(f / "split.csv", "t,train", "t,t\0\0\0"), "split.csv: line .* NUL bytes"),
+    "part": (lambda f: replaced(f / "split.csv", "t,train", "t,trian"), "a part 'trian'"),
+    "two parts": (lambda f: replaced(f / "split.csv", "t,train", "t,train\nt,extra"), "the clip 't' twice"),
+    "no score": (lambda f: write_json(f / "metrics.json", {"absent_classes": []}), "None by metrics.json"),
+    "no config": (lambda f: (f / "config.json").unlink(), "not finished: the same sweep"),
+    "no JSON": (lambda f: (f / "config.json").write_text("{"), "config.json is damaged .*train again"),
+    "no digests": (lambda f: write_json(f / "config.json", {"config": {}}), "lacks the parameters or digests"),
     "score": (lambda f: write_json(f / "metrics.json", {"test": {"hF": 9.0}}), "9.0 by metrics.json"),
     "scores": (lambda f: write_json(f / "metrics.json", {"test": []}), "no record of a run"),
     "null": (lambda f: (f / "config.json").write_text("null"), "no record of a run"),
