@@ -28,7 +28,7 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 from transfer.fetch import RemoteFile, check_space, fetch, file_digest
 from transfer.unpack import unpack
 
-from haf_utils.io.files import remove_leftovers, write_json
+from haf_utils.io.files import remove_leftovers, writable, write_json
 from haf_utils.io.progress import FORESEEABLE, adapt
 from haf_utils.profiles import REPOSITORY
 
@@ -116,9 +116,8 @@ def download(name: str, folder: Path, only: Iterable[str] = (), keep: bool = Fal
             whose = "holds what the source had before" if file.folder in ours else "was not put there by this command"
             raise ValueError(f"{folder / file.folder} exists, but {whose}: move it away or choose --to")
     _say_and_check(folder, pending, keep)
-    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / ".download.lock", timeout=0):
+        with FileLock(writable(folder) / ".download.lock", timeout=0):
             _download(folder, stated, done, pending, keep)
     except Timeout:
         raise OSError(f"another process is downloading into {folder}") from None

@@ -326,6 +326,9 @@ def main(arguments=None):
         make(options.out, options.seed, options.size, options.workers)
     except FileExistsError as error:
         parser.error(str(error))
+    except OSError as error:  # a full disk, a clone of somebody else's
+        advice = "make it elsewhere with --out, or name a dataset (dataset=…, --dataset, make run DATA=…)"
+        sys.exit(f"error: {error}: {advice}")
 
 
 if __name__ == "__main__":

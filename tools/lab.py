@@ -16,7 +16,8 @@ from pathlib import Path
 import nbformat
 from nbformat.sign import NotebookNotary
 
-from haf_utils.io.files import write_json
+from haf_utils.io.files import writable, write_json
+from haf_utils.io.progress import FORESEEABLE
 from haf_utils.profiles import REPOSITORY
 
 __all__ = ["SETTINGS", "WORK", "become_lab", "main", "working_copy"]
@@ -74,7 +75,12 @@ def become_lab(page: str, *arguments: str) -> None:
 
 def main() -> int:
     """Make the working copy and become JupyterLab."""
-    for name in working_copy(REPOSITORY / "notebooks", WORK):
+    try:
+        different = working_copy(REPOSITORY / "notebooks", writable(WORK))
+    except FORESEEABLE as error:
+        print(f"error: {error or type(error).__name__}; it copies notebooks there: use your own clone", file=sys.stderr)
+        return 2
+    for name in different:
         place = f"{WORK.name}/{name}"
         print(f"{place} is your own version, kept as it is; notebooks/{name} is the repository's", flush=True)
     become_lab(f"lab/tree/{WORK.name}", *sys.argv[1:])

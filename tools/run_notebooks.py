@@ -32,7 +32,7 @@ from haf_utils.config import FOLDS, FinetuneConfig, check
 from haf_utils.datasets import load_bsd
 from haf_utils.experiment.code import imported_digests
 from haf_utils.experiment.workspace import Workspace, caveat, workspace
-from haf_utils.io.files import state, walk, write_json
+from haf_utils.io.files import state, walk, writable, write_json
 from haf_utils.io.progress import FORESEEABLE, adapt
 from haf_utils.profiles import PROFILES, REPOSITORY, profile
 from tools.preflight import PreflightError, preflight
@@ -268,7 +268,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run_all(space: Workspace, todo: Sequence[Step], wanted: tuple[str, ...], fresh: bool) -> int:
     """Run what is out of date. A notebook that fails is named, and the others go on."""
-    root = Path(space.runs)
+    root = writable(space.runs)
     state_file = root / "pipeline.json"
     state = {} if fresh else _read_state(state_file)
     files, before, started, failed = _files_digest(space), "", time.monotonic(), []

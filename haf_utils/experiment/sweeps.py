@@ -27,7 +27,7 @@ from haf_utils.experiment.finetune import find
 from haf_utils.experiment.grids import unique
 from haf_utils.experiment.worker import Worker, error_file
 from haf_utils.io.decoding import cores
-from haf_utils.io.files import atomic_write
+from haf_utils.io.files import atomic_write, writable
 from haf_utils.io.progress import bar, line
 from haf_utils.runs import RunError
 
@@ -108,18 +108,14 @@ def sweep(
             pending.append(recipe)
     marks = _carry_out(pending, workers, slurm, retrain, quiet) if pending else {"done": {}, "failed": set()}
     folders |= marks["done"]
-    failed |= {
-        recipe.name: error_file(recipe).read_text("utf-8") for recipe in pending if recipe.name in marks["failed"]
-    }
+    failed |= {r.name: error_file(r).read_text("utf-8") for r in pending if r.name in marks["failed"]}
     absent = [recipe.name for recipe in pending if recipe.name not in folders and recipe.name not in failed]
     return Outcome([folders[recipe.name] for recipe in recipes if recipe.name in folders], skipped, failed, absent)
 
 
 def state(recipe: Recipe, retrain: bool = False) -> str:
-    """What a sweep would do with a run: "finished", "other code" (finished, and used), "failed" before, or "to do".
-
-    By its parameters alone: to look at the data would decode them.
-    """
+    """What a sweep would do with a run: "finished", "other code" (finished, and used), "failed" before, or "to do"; by
+    its parameters alone, as to look at the data would decode them."""
     place = find(recipe, retrain, look_at_data=False)
     if place is None:
         return "failed" if error_file(recipe).is_file() else "to do"
@@ -128,9 +124,7 @@ def state(recipe: Recipe, retrain: bool = False) -> str:
 
 def _carry_out(pending: Sequence[Recipe], workers, slurm: Slurm | None, retrain: bool, quiet: bool) -> dict:
     """Start the workers, wait for them, end them -> "done": folders by name, "failed": names."""
-    root = Path(pending[0].runs) / "sweeps"
-    root.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="sweep-", dir=root))
+    folder = Path(tempfile.mkdtemp(prefix="sweep-", dir=writable(Path(pending[0].runs) / "sweeps")))
     (folder / "watched").touch()
     jobs = []
     try:

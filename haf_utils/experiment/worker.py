@@ -26,7 +26,7 @@ from submitit.helpers import DelayedSubmission
 from haf_utils.config import FinetuneConfig, resolve
 from haf_utils.experiment.assembly import corpus_of, embedded
 from haf_utils.experiment.finetune import finetune
-from haf_utils.io.files import atomic_write, lives
+from haf_utils.io.files import atomic_write, lives, writable
 
 __all__ = ["Worker", "error_file"]
 
@@ -118,7 +118,5 @@ def _source(config: FinetuneConfig) -> FinetuneConfig:
 @cache
 def _prepare(source: FinetuneConfig) -> None:
     """Decode the audio and compute the embeddings that head runs share, if nobody has: one worker does, others wait."""
-    folder = Path(source.scratch or source.runs)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / "embeddings.lock"):
+    with FileLock(writable(source.scratch or source.runs) / "embeddings.lock"):
         embedded(source, corpus_of(source))

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-__all__ = ["atomic_write", "inert", "lives", "read_npz", "remove_leftovers", "state", "walk", "write_json"]
+__all__ = ["atomic_write", "inert", "lives", "read_npz", "remove_leftovers", "state", "walk", "writable",
+           "write_json"]  # fmt: skip
 
 
 def atomic_write(path: str | os.PathLike, write: Callable[[Path], object], size: int = 0) -> None:
@@ -24,8 +25,7 @@ def atomic_write(path: str | os.PathLike, write: Callable[[Path], object], size:
     the folder are removed first. The file is as readable as the umask has it, whatever the library that writes it does.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(path.parent)
+    remove_leftovers(writable(path.parent))
     temporary = path.with_name(f".{path.stem}.{os.getpid()}@{platform.node()}{path.suffix}")
     try:
         temporary.touch()
@@ -46,6 +46,19 @@ def atomic_write(path: str | os.PathLike, write: Callable[[Path], object], size:
         raise OSError(errno.ENOSPC, f"the disk is full: {need} needed, {there}: make room", str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def writable(folder: Path | str) -> Path:
+    """`folder`, made where it is absent. Raises OSError, with what to do, where nothing can be written to it."""
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+    raise PermissionError(f"{folder} cannot be written to: name another folder (runs=…, haf --runs, make run RUNS=…)")
 
 
 def remove_leftovers(folder: Path) -> None:

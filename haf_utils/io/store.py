@@ -13,7 +13,7 @@ from filelock import FileLock
 
 from haf_utils.io import journal
 from haf_utils.io.decoding import decoded
-from haf_utils.io.files import atomic_write, state
+from haf_utils.io.files import atomic_write, state, writable
 from haf_utils.io.progress import bar
 from haf_utils.io.recordings import AudioError, header
 
@@ -83,8 +83,7 @@ def build_store(
     stats = [state(path) for path in wanted["path"]]
     wanted["size"], wanted["mtime_ns"] = [size for size, _ in stats], [time for _, time in stats]
 
-    folder = Path(folder) / str(sample_rate)  # another rate is another store
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = writable(Path(folder) / str(sample_rate))  # another rate is another store
     with FileLock(folder / "lock"):
         known, end = _read_index(folder)
         intact = _intact(folder, known)
@@ -117,7 +116,7 @@ def build_store(
 def changed_clips(folder) -> pd.DataFrame:
     """Rows (sound_id, path) of a store's folder, of one rate, whose samples are not as they were written: all CRCs are
     compared. Where there are some, the next `build_store` finds and mends them, too."""
-    folder = Path(folder)
+    folder = writable(folder)
     with FileLock(folder / "lock"):
         known, _ = _read_index(folder)
         changed = known.loc[~_intact(folder, known, deep=True), ["sound_id", "path"]]

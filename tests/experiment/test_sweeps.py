@@ -67,6 +67,13 @@ def test_a_damaged_folder_fails_one_run_and_not_the_sweep(base):
     assert [load_run(folder).name for folder in outcome.folders] == [configs[1].name]
 
 
+def test_a_sweep_in_a_folder_that_cannot_be_written_to_says_what_to_do(base, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    options = ["--dataset", base.dataset, "--profile", "tiny", "--runs", base.runs]
+    assert main(["sweep", "train=head", *options, "--workers", "1"]) == 2
+    assert "sweeps cannot be written to: name another folder (runs=…" in capsys.readouterr().err
+
+
 def gone(process: int) -> bool:
     try:
         os.kill(process, 0)

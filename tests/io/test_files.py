@@ -1,5 +1,6 @@
 """Atomic writes, what killed ones leave behind, and walking through links."""
 
+import errno
 import json
 import os
 import platform
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from haf_utils.io import journal
-from haf_utils.io.files import atomic_write, read_npz, walk, write_json
+from haf_utils.io.files import atomic_write, read_npz, walk, writable, write_json
 
 
 def test_leftovers_of_killed_writers_go_and_nothing_else(tmp_path):
@@ -33,6 +34,22 @@ atomic_write({str(tmp_path / "table.npz")!r}, killed)"""
     with pytest.raises(OSError):
         atomic_write(tmp_path / "other.txt", lambda path: path.write_text("y") and path.rename("/nowhere/at/all"))
     assert (tmp_path / "other.txt").read_text() == "x" and len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("error", [errno.EROFS, errno.EACCES, errno.ENOSPC])
+def test_a_place_that_cannot_be_written_to_is_named_with_what_to_do(tmp_path, monkeypatch, error):
+    assert writable(tmp_path / "a/b").is_dir()
+    advice = pytest.raises(PermissionError, match="/x cannot be written to: name another folder .*haf --runs, make run")
+    with monkeypatch.context() as patch, advice:
+        patch.setattr(os, "access", lambda *_: False)  # there, and on a read-only disk
+        writable(tmp_path / "x")
+
+    def refused(*_):
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "mkdir", refused)
+    with pytest.raises(OSError, match="No space") if error == errno.ENOSPC else advice:
+        atomic_write(tmp_path / "not/x/file", lambda path: path.touch())
 
 
 def test_walking_follows_links_and_ends(tmp_path):
