@@ -37,9 +37,7 @@ _DATE = re.compile(
 )
 # Serial numbers, compact dates (five digits or more), counters (from 0) and hashes (eight hexadecimal digits or more).
 _SERIAL = re.compile(r"\b\d{5,}\w?\b|\b0\d+\b|\b(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{8,}\b", re.I)
-_FORMAT = re.compile(
-    r"\b(?:44[.,]1|48|88[.,]2|96|192)\s?k(?:hz)?\b|\b(?:16|24|32)[\s-]?bits?\b|\b\d{2,3}\s?kbps\b", re.I
-)
+_RATE = re.compile(r"\b(?:44[.,]1|48|88[.,]2|96|192)\s?k(?:hz)?\b|\b(?:16|24|32)[\s-]?bits?\b|\b\d{2,3}\s?kbps\b", re.I)
 # Words that name a file or a recorder, never a sound. A title of these and numbers alone counts as missing.
 _NAMELESS = frozenset(
     """audio aufnahme bwf clip copy dat dr dsc dscf dscn edirol edit file final gopr image img ls mah memo mix mov mvi
@@ -213,7 +211,7 @@ def _clean_title(title) -> str:
     title = _EXTENSION.sub("", title) if isinstance(title, str) else ""
     text = _UUID.sub(" ", _without_markup(title))
     text = _DATE.sub(" ", text.replace("_", " "))
-    text = _SERIAL.sub(" ", _FORMAT.sub(" ", _RECORDER.sub(" ", text)))
+    text = _SERIAL.sub(" ", _RATE.sub(" ", _RECORDER.sub(" ", text)))
     text = _GLUE.sub(" ", _CAMEL.sub(" ", text))
     words = _WORD.findall(text.lower())
     if all(word in _NAMELESS for word in words):
@@ -239,7 +237,7 @@ def _clean_tags(tags, text: str) -> list[str]:
 def _clean_description(description) -> str:
     sentences = []
     for sentence in _SENTENCE.split(_without_markup(description)):
-        sentence = _EMOTICON.sub(" ", _FORMAT.sub(" ", sentence.replace("_", " ")))
+        sentence = _EMOTICON.sub(" ", _RATE.sub(" ", sentence.replace("_", " ")))
         if _BOILERPLATE.search(sentence):
             continue
         rest = _without_equipment(sentence)

@@ -93,7 +93,7 @@ def _row_problems(row: list[str], expected: set[str] | None) -> list[str]:
     if code not in CLASSES:
         problems.append(f"{code!r} is not a second-level class code such as 'fx-o'")
     try:
-        if not 0 <= float(score) <= 1:
+        if not 0 <= float(score.encode("ascii").replace(b"_", b"x")) <= 1:  # 1_0 is a number in Python alone
             problems.append(f"score {score} is not in [0, 1]")
     except ValueError:
         problems.append(f"score {score!r} is not a number")

@@ -344,6 +344,12 @@ def test_a_broken_csv_names_file_and_row(tmp_path, content, message):
         read_csv(tmp_path / "x.csv")
 
 
+def test_utf_16_that_ends_in_the_middle_of_a_letter_is_read_with_a_warning(tmp_path):
+    (tmp_path / "a.csv").write_bytes("sound_id,title\n1,x\n2,yz".encode("utf-16")[:-1])
+    with pytest.warns(UserWarning, match="a.csv: 1 lines are not UTF-8.*: 3"):
+        assert read_csv(tmp_path / "a.csv")["sound_id"].tolist() == ["1", "2"]
+
+
 def test_commas_at_the_end_of_lines_shift_nothing(tmp_path):
     for header in ("a,b", "a,b,,"):
         (tmp_path / "x.csv").write_text(f"{header}\n1,2,\n3,4,,,\n5\n")

@@ -117,6 +117,8 @@ def test_order_is_free_and_ids_may_be_numbers(tmp_path):
         ("b, fx-o,0.5", "line 3: ' fx-o' is not"),
         ("b,fx-o,", "line 3: score '' is not a number"),
         ("b,fx-o,79%", "line 3: score '79%' is not a number"),
+        ("b,fx-o,0_1", "line 3: score '0_1' is not a number"),
+        ("b,fx-o,\u0661", "line 3: score '\u0661' is not a number"),
         ("b,fx-o,1.01", "line 3: score 1.01 is not in"),
         ("b,fx-o,-0.1", "line 3: score -0.1 is not in"),
         ("b,fx-o,nan", "line 3: score nan is not in"),

@@ -313,12 +313,7 @@ def find(recipe: Recipe, retrain: bool = False, look_at_data: bool = True) -> Pl
 
 
 def open_run(
-    recipe: Recipe,
-    corpus: Corpus,
-    rows: Mapping[str, np.ndarray],
-    checkpoint: str,
-    quiet: bool = False,
-    retrain: bool = False,
+    recipe: Recipe, corpus: Corpus, rows: Mapping, checkpoint: str, quiet: bool = False, retrain: bool = False
 ) -> Place:
     """The folder of a run, found finished, or begun, or to go on with: then config.json and split.csv are written."""
     data = data_digest(recipe, corpus, rows)

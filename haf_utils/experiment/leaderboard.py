@@ -57,10 +57,8 @@ def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def scored(path: Path | str) -> Scored:
-    """The test predictions of a run folder, or of a folder in the official baseline's output layout.
-
-    Raises RunError or ValueError that says what the folder is not.
-    """
+    """The test predictions of a run folder, or of one in the official baseline's output layout. Raises RunError or
+    ValueError that says what the folder is not."""
     path = Path(path)
     if (path / "config.json").is_file():
         run = load_run(path)
@@ -69,15 +67,13 @@ def scored(path: Path | str) -> Scored:
         return Scored(path.name, part.ids.astype(str), part.labels, part.probabilities.argmax(1), note)
     table = read(path)
     if table.labels is None:
-        raise ValueError(f"{path} has posteriors without the true classes: it cannot be scored")
+        raise ValueError(f"{path} lacks true classes to score it by: give each clip's code in a column ground_truth")
     return Scored("/".join(path.parts[-2:]), table.ids.astype(str), table.labels, table.probabilities.argmax(1))
 
 
 def compare_systems(a: Scored, b: Scored) -> tuple[pd.DataFrame, list[str]]:
-    """`a` against `b` on the clips that both were tested on -> a row a metric, in fractions, and sentences.
-
-    Raises ValueError where they share no clip or disagree about labels.
-    """
+    """`a` against `b` on the clips that both were tested on -> a row a metric, in fractions, and sentences. Raises
+    ValueError where they share no clip or disagree about labels."""
     _, in_a, in_b = np.intersect1d(a.ids, b.ids, return_indices=True)
     if not len(in_a):
         raise ValueError(f"{a.name} and {b.name} were tested on different clips: compare runs of the same fold")
@@ -89,6 +85,8 @@ def compare_systems(a: Scored, b: Scored) -> tuple[pd.DataFrame, list[str]]:
     differences = paired_difference(labels, one, other, np.random.default_rng(0), replicates=2000)
     rows = [(*(float(s[metric]) for s in scores), *dataclasses.astuple(differences[metric])) for metric in METRICS]
     lines = [f"{len(in_a)} clips that both were tested on (a: {len(a.ids)}, b: {len(b.ids)})"]
+    gone = [(x.name, np.setdiff1d(y.ids, x.ids)) for x, y in ((a, b), (b, a))]
+    lines += [f"{name} lacks {len(ids)} of the other's clips, such as {ids[0]}" for name, ids in gone if len(ids)]
     lines += [f"{system.name}: {system.note}" for system in (a, b) if system.note]
     p_value = f"McNemar p = {mcnemar(labels, one, other).p_value:.3f}"
     lines.append(f"{a.name} against {b.name} {verdict(differences['hF'])}; {p_value}")

@@ -288,6 +288,8 @@ def read_texts(path: Path | str) -> dict[str, str]:
     if (twice := ids.duplicated() & (ids != "")).any():
         raise ValueError(f"{path}: {key} {ids[twice].iloc[0]!r} occurs more than once: keep one of its rows")
     filled = [table[name] if name in fields else [""] * len(table) for name in ("title", "tags", "description")]
+    if not any(ids):
+        raise ValueError(f"{path} has no row with a {key}: there is no text in it")
     return {id_: freesound_text(*row) for id_, *row in zip(ids, *filled, strict=True) if id_}
 
 

@@ -42,12 +42,10 @@ def layout(root: str | os.PathLike) -> str:
     found = _known_layout(root)
     if found is None:
         entries = sorted(entry.name + "/" * entry.is_dir() for entry in root.iterdir())
-        listing = ", ".join(entries[:12]) + (f" and {len(entries) - 12} more" if len(entries) > 12 else "")
+        listing = ", ".join(entries[:12]) + f" and {len(entries) - 12} more" * (len(entries) > 12) or "an empty folder"
         near = [folder for folder in (root.parent, *filter(Path.is_dir, root.iterdir())) if _known_layout(folder)]
-        raise ValueError(
-            f"{root} has none of the known layouts. Known:\n  " + "\n  ".join(LAYOUTS.values()) + "\n"
-            f"Found: {listing or 'an empty folder'}." + (f" Did you mean {near[0]}?" if near else "")
-        )
+        known, hint = "\n  ".join(LAYOUTS.values()), f" Did you mean {near[0]}?" if near else ""
+        raise ValueError(f"{root} has none of the known layouts. Known:\n  {known}\nFound: {listing}.{hint}")
     return found
 
 
@@ -164,7 +162,8 @@ def _decode(path: Path) -> tuple[str, list[int]]:
     """Text of a file, and the numbers of the lines that had to be read as Latin-1."""
     data = path.read_bytes()
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16"), []
+        text = data.decode("utf-16", "replace")
+        return text, [number for number, line in enumerate(text.split("\n"), start=1) if "\ufffd" in line]
     try:
         return data.decode("utf-8-sig"), []
     except UnicodeDecodeError:

@@ -64,13 +64,12 @@ def build_store(
 ) -> AudioStore:
     """Decode every clip of a clips table (columns sound_id, path) once, or find that it has been done.
 
-    prepare: path and rate -> int16 samples (n,), `haf_utils.audio.prepare`.
-
-    Kept in `folder`: clips whose file (size, time of change) is as it was are not decoded again; a build that was
-    killed goes on where it stopped; a second process waits for the first. The space needed is printed, and compared
-    with what is free, before anything is written. Memory stays flat for any number of clips. `workers`: threads that
-    decode; None as `decoding.decoded` has it. Samples whose file has changed since it was written or checked last are
-    compared with their CRCs; clips of which they differ, and those whose row in the index is torn, are decoded again.
+    prepare: path and rate -> int16 samples (n,), `haf_utils.audio.prepare`. `workers`: threads that decode; None as
+    `decoding.decoded` has it. Kept in `folder`: clips whose file (size, time of change) is as it was are not decoded
+    again; a build that was killed goes on where it stopped; a second process waits for the first. Memory stays flat for
+    any number of clips; the space needed is printed, and compared with what is free, before anything is written. If the
+    samples' file has changed since it was written or checked last, CRCs are compared; clips of which they differ, and
+    those whose row in the index is torn, are decoded again.
 
     Clips that cannot be used (`recordings.UNUSABLE`) are left out and listed in `store.lost` with the reason.
     Raises ValueError if sound_ids repeat or more than the share `max_lost` of the clips is lost; OSError if the disk

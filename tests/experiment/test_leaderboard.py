@@ -91,6 +91,14 @@ def test_the_official_layout_can_be_compared_with_a_run(runs, tmp_path):
     assert table.loc["accuracy", "a"] == 1 and table.loc["accuracy", "low"] > 0
 
 
+def test_clips_that_one_of_two_systems_lacks_are_counted_and_named(runs):
+    (good, _), bad = runs
+    fewer = scored(bad)
+    fewer = fewer._replace(**{name: getattr(fewer, name)[2:] for name in ("ids", "labels", "predicted")})
+    _, lines = compare_systems(scored(good), fewer)
+    assert f"{bad.name} lacks 2 of the other's clips, such as 0" in lines and "lacks" not in "".join(lines[2:])
+
+
 def test_what_cannot_be_compared_is_named(runs, tmp_path, capsys):
     (good, _), _ = runs
     other = scored(good)._replace(ids=np.array([f"x{i}" for i in range(len(IDS))]))

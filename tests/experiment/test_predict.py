@@ -227,6 +227,13 @@ def test_texts_are_cleaned_and_keyed_by_name(tmp_path):
     assert texts["12"].startswith("Door slam") and "wood" in texts["12"] and texts["v1.2"] == "rain"
 
 
+@pytest.mark.parametrize("rows", ["", ",a title\n,another\n"])
+def test_a_table_without_a_single_text_is_named(tmp_path, rows):
+    (tmp_path / "texts.csv").write_text(f"sound_id,title\n{rows}")
+    with pytest.raises(ValueError, match="texts.csv has no row with a sound_id"):
+        read_texts(tmp_path / "texts.csv")
+
+
 def test_two_clips_of_one_name_have_their_own_texts(tmp_path):
     paths = [tmp_path / "a/1.wav", tmp_path / "b/1.wav", tmp_path / "cafe\u0301.wav", tmp_path / "2.flac"]
     texts = tmp_path / "m.csv"
