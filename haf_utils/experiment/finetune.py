@@ -188,6 +188,7 @@ class Place:
 
 def config_of(run: Run, **changes) -> FinetuneConfig:
     """The configuration of a run, wherever its folder is now; `changes`: fields that differ here (dataset, device).
+    A scratch folder that was left behind when the run moved is not made anew: then it is that of its runs.
 
     Raises RunError for parameters that this version does not know, since it would not do what they say.
     """
@@ -196,7 +197,9 @@ def config_of(run: Run, **changes) -> FinetuneConfig:
         version = run.config.get("versions", {}).get("haf_utils", "another version")
         advice = f"is unknown to this one, {haf_utils.__version__}: use that version, or train it again"
         raise RunError(f"{run.folder} was made by haf_utils {version}, whose parameter {', '.join(unknown)} {advice}")
-    return FinetuneConfig(**{"dataset": ""} | recorded | {"runs": str(run.folder.parent)} | changes)
+    scratch = recorded.get("scratch", "")
+    here = {"runs": str(run.folder.parent), "scratch": scratch if Path(scratch).is_dir() else ""}
+    return FinetuneConfig(**{"dataset": ""} | recorded | here | changes)
 
 
 def rows_of(recipe: Recipe, corpus: Corpus) -> dict[str, np.ndarray]:

@@ -18,12 +18,12 @@ from haf_utils.config import resolve
 from haf_utils.corpus import load_corpus
 from haf_utils.experiment import assembly, code
 from haf_utils.experiment import finetune as finetuning
-from haf_utils.experiment.finetune import find, finetune, rows_of
+from haf_utils.experiment.finetune import config_of, find, finetune, rows_of
 from haf_utils.experiment.workspace import finetune_config
 from haf_utils.io.checkpoints import CheckpointError
 from haf_utils.io.files import write_json
 from haf_utils.metrics import hierarchical_scores
-from haf_utils.runs import RunError, finished, load_run
+from haf_utils.runs import Run, RunError, finished, load_run
 
 
 def head(tiny, **choices):
@@ -450,3 +450,10 @@ def test_events_for_tensorboard_where_they_are_asked_for(tiny, monkeypatch):
     known = {(name, step): value for name, value, step in written[1:-1]}
     assert len(known) == history.size
     assert known["validation_hF", 2] == pytest.approx(history["validation_hF"][1])
+
+
+def test_a_moved_run_does_not_make_the_scratch_folder_that_it_left(tmp_path):
+    run = Run(tmp_path / "home" / "run", {"config": {"scratch": str(tmp_path / "node")}}, None, None, {}, {})
+    assert (config_of(run).runs, config_of(run).scratch) == (str(tmp_path / "home"), "")
+    (tmp_path / "node").mkdir()
+    assert config_of(run).scratch == str(tmp_path / "node")
