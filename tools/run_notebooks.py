@@ -350,13 +350,22 @@ def _shown(path: Path) -> str:
     return relative if not relative.startswith("..") else str(path)
 
 
+def _said(root: Path, start: str) -> list[str]:
+    """Lines of notebook 06's sentences that begin with `start`."""
+    notebooks = [nbformat.read(file, as_version=4) for file in sorted(root.glob("notebooks/06_*.ipynb"))]
+    outputs = [each for notebook in notebooks for cell in notebook.cells for each in cell.get("outputs", [])]
+    lines = [line for each in outputs for line in each.get("data", {}).get("text/markdown", "").splitlines()]
+    return list(dict.fromkeys(line for line in lines if line.startswith(start)))  # ours alone, and all, say some twice
+
+
 def _print_results(root: Path, space: Workspace, scored: bool) -> None:
     table = root / "results.csv"
     if len(results := _table(table)):
         if not scored:
             print(f"notebook 06 has not run: this table is of {time.ctime(table.stat().st_mtime)}")
         print(results.to_string(index=False))
-        print("\n".join(filter(None, [caveat(space.profile, space.dataset)])), end="\n\n")
+        notes = [*_said(root, "- Left out: "), caveat(space.profile, space.dataset)]
+        print("\n".join(filter(None, notes)), end="\n\n")
     lost = Path(space.scratch) / "stores" / "lost.csv"
     if count := len(_table(lost)):
         print(f"{count} recordings could not be used: {_shown(lost)} names each, with the reason")

@@ -8,6 +8,7 @@ import sys
 import time
 from types import SimpleNamespace
 
+import nbformat
 import pandas as pd
 import pytest
 from conftest import REPOSITORY, hear_interrupts
@@ -207,15 +208,28 @@ def test_every_variable_of_make_run_is_an_option_of_the_main_job(capsys):
 def test_make_clean_leaves_trained_models_and_removing_them_is_asked_for(tmp_path):
     assert "runs" not in make("-n", "clean").stdout
     model = tmp_path / "embedded-mini" / "haf-head_f0_s0" / "model.safetensors"
+    namesake = tmp_path / "bsd10k-tiny-0c7e07" / "haf-head_f0_s0" / "model.safetensors"
     other = tmp_path / "thesis" / "model.safetensors"
-    for file in (model, other):
+    for file in (model, namesake, other):
         file.parent.mkdir(parents=True)
         file.touch()
     listed = make("clean-runs", f"RUNS={tmp_path}").stdout
     assert f"{tmp_path}/embedded-mini" in listed and "1 trained models" in listed and "nothing was removed" in listed
     assert model.is_file()
     make("clean-runs", f"RUNS={tmp_path}", "CONFIRM=1")
-    assert not model.exists() and other.is_file()
+    assert not model.exists() and not namesake.exists() and other.is_file()
+
+
+def test_members_that_notebook_06_left_out_are_named_below_the_table(tmp_path, capsys):
+    (tmp_path / "results.csv").write_text("system,hF\nours,50.0 %\n")
+    output = nbformat.v4.new_output("display_data", {"text/markdown": "- Left out: *PaSST*: damaged\n- *ours*: made"})
+    for name in ("06_ours", "06_all"):
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("say()", outputs=[output])])
+        (tmp_path / "notebooks").mkdir(exist_ok=True)
+        nbformat.write(notebook, tmp_path / "notebooks" / f"{name}.ipynb")
+    run_notebooks._print_results(tmp_path, SimpleNamespace(profile="full", dataset="", scratch=str(tmp_path)), True)
+    printed = capsys.readouterr().out
+    assert printed.count("- Left out: *PaSST*: damaged\n") == 1 and "made" not in printed
 
 
 def test_a_notebook_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch, capsys):
