@@ -94,7 +94,7 @@ clean:  ## remove the embedded dataset and the caches of tests and lint; trained
 	rm -rf data/mini data/tiny .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 clean-runs:  ## list the results and trained models in RUNS; with CONFIRM=1 remove them
-	@for folder in "$(RUNS)"/*-mini "$(RUNS)"/*-full "$(RUNS)"/*-tiny "$(RUNS)"/*-mini-?????? "$(RUNS)"/*-full-??????; do \
+	@for folder in "$(RUNS)"/*-mini "$(RUNS)"/*-full "$(RUNS)"/*-tiny "$(RUNS)"/*-mini-?????? "$(RUNS)"/*-full-?????? "$(RUNS)"/*-tiny-??????; do \
 		test -d "$$folder" || continue; \
 		models=$$(find "$$folder" -mindepth 2 -maxdepth 2 -name model.safetensors | wc -l); \
 		echo "$$folder: $$(du -sh "$$folder" | cut -f1), $$models trained models"; \

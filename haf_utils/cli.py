@@ -43,18 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     adapt()
     gc.set_threshold(50_000)  # imports make many objects and no garbage
-    arguments = sys.argv[1:] if arguments is None else arguments
-    # A shell leaves the ~ of --out=~/x as it is.
-    arguments = [re.sub(r"^([\w-]+=)?(~.*)", _expanded, argument) for argument in arguments]
-    given, rest = _parser().parse_known_args(arguments)
-    # argparse takes a list in one piece: of `haf sweep train=head --runs x fold=0` it leaves the last word.
-    listed = getattr(given, "grid", getattr(given, "audio", None))
-    if rest and (listed is None or any(word.startswith("-") for word in rest)):
-        _parser().parse_args(arguments)  # refuses them
-    elif rest and listed is not None:
-        listed += rest
     try:
-        code = given.command(given)
+        code = _carry_out(sys.argv[1:] if arguments is None else arguments)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -69,8 +59,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _expanded(match: re.Match) -> str:
-    return (match[1] or "") + os.path.expanduser(match[2])
+def _carry_out(arguments: Sequence[str]) -> int:
+    # A shell leaves the ~ of --out=~/x as it is.
+    arguments = [re.sub(r"^([\w-]+=)?(~.*)", lambda m: (m[1] or "") + os.path.expanduser(m[2]), a) for a in arguments]
+    given, rest = _parser().parse_known_args(arguments)
+    # argparse takes a list in one piece: of `haf sweep train=head --runs x fold=0` it leaves the last word.
+    listed = getattr(given, "grid", getattr(given, "audio", None))
+    if rest and (listed is None or any(word.startswith("-") for word in rest)):
+        _parser().parse_args(arguments)  # refuses them
+    elif rest and listed is not None:
+        listed += rest
+    return given.command(given)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -229,10 +228,13 @@ class _Parameters(argparse.Action):
     """Lists the parameters of a run and leaves, as --help does."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
-        from haf_utils.config import FinetuneConfig, parameters
+        import inspect
 
-        print("Parameters of a run and their defaults; None: as the profile says.")
-        print("\n".join(f"  {name}={value}" for name, value in parameters(FinetuneConfig("", "")).items()))
+        from haf_utils.config import FinetuneConfig
+
+        source = inspect.getsource(FinetuneConfig)
+        print("Parameters of a run: type, default, what they may be; None: as the profile says.")
+        print(source[source.index("    dataset:") :], end="", flush=True)
         parser.exit()
 
 
@@ -259,7 +261,7 @@ def _sweep(given) -> int:
     slurm = Slurm(**{name: getattr(given, name) for name in _SLURM if name in given}) if given.slurm else None
     print(f"{len(configs)} runs in {configs[0].runs}")
     outcome = sweep(configs, given.workers, slurm, given.retry_failed, retrain=given.retrain)
-    print(outcome)
+    print(outcome, *["--retry-failed tries again what failed"] * bool(outcome.failed), sep="\n")
     if outcome.folders:
         from haf_utils.experiment.leaderboard import leaderboard
         from haf_utils.runs import load_run

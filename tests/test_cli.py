@@ -99,12 +99,12 @@ def test_a_mistake_of_the_program_keeps_its_traceback(monkeypatch):
         cli.main(["validate", "folder"])
 
 
-def test_a_reader_that_stops_reading_gets_no_complaint(tmp_path):
+@pytest.mark.parametrize("arguments", [["submission", "check", "out.csv"], ["sweep", "--parameters"]])
+def test_a_reader_that_stops_reading_gets_no_complaint(tmp_path, arguments):
     rows = "".join(f"{number},no-class,1\n" for number in range(20))
     (tmp_path / "out.csv").write_text(f"id,predicted_bst_second_level_class,prediction_score\n{rows}")
-    process = subprocess.Popen(
-        [HAF, "submission", "check", str(tmp_path / "out.csv")], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    arguments = [str(tmp_path / "out.csv") if each == "out.csv" else each for each in arguments]
+    process = subprocess.Popen([HAF, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert process.stderr.read() == b""
     assert process.wait() == 1

@@ -34,7 +34,7 @@ class Scored(NamedTuple):
 def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
     """A row a recipe and the code that trained it, best first: test hF as mean over its runs, with the 95 % interval
     over the clips that they were tested on (every seed counts alike), folds, seeds, how many were made by other code
-    than today's, and one of the folders."""
+    than today's, and one of the folders, below that of the runs."""
     groups: dict[tuple, list[Run]] = {}
     for run in runs:
         key = tuple(sorted((k, str(v)) for k, v in run.config["config"].items() if k not in REPLICATE_FIELDS))
@@ -51,7 +51,7 @@ def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
         mean = np.mean([hierarchical_scores(p.labels, p.probabilities.argmax(1))["hF"] for p in parts])
         folds, seeds = (len({run.config["config"][name] for run in members}) for name in ("fold", "seed"))
         other = sum(bool(other_code(run.config)) for run in members)
-        rows.append((recipe, mean, low, high, folds, seeds, other, members[0].folder.name))
+        rows.append((recipe, mean, low, high, folds, seeds, other, "/".join(members[0].folder.parts[-2:])))
     columns = ["recipe", "hF", "low", "high", "folds", "seeds", "other code", "folder"]
     return pd.DataFrame(rows, columns=columns).sort_values("hF", ascending=False, ignore_index=True)
 
@@ -60,15 +60,16 @@ def scored(path: Path | str) -> Scored:
     """The test predictions of a run folder, or of one in the official baseline's output layout. Raises RunError or
     ValueError that says what the folder is not."""
     path = Path(path)
+    name = "/".join(path.parts[-2:])  # runs of two data sets may have one name
     if (path / "config.json").is_file():
         run = load_run(path)
         part, changed = run.part("test"), other_code(run.config)
         note = f"made by other code: {', '.join(changed)}" if changed else ""
-        return Scored(path.name, part.ids.astype(str), part.labels, part.probabilities.argmax(1), note)
+        return Scored(name, part.ids.astype(str), part.labels, part.probabilities.argmax(1), note)
     table = read(path)
     if table.labels is None:
         raise ValueError(f"{path} lacks true classes to score it by: give each clip's code in a column ground_truth")
-    return Scored("/".join(path.parts[-2:]), table.ids.astype(str), table.labels, table.probabilities.argmax(1))
+    return Scored(name, table.ids.astype(str), table.labels, table.probabilities.argmax(1))
 
 
 def compare_systems(a: Scored, b: Scored) -> tuple[pd.DataFrame, list[str]]:

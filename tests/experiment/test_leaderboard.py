@@ -66,7 +66,7 @@ def test_runs_of_other_code_have_a_row_of_their_own(runs, tmp_path):
     write_json(again / "config.json", record | {"code": code_digests()})
     table = leaderboard(read_all(tmp_path)[0]).query("recipe == 'haf-head'")
     assert sorted(table["other code"]) == [0, 2] and sorted(table["folds"]) == [1, 2]
-    assert again.name in set(table["folder"])
+    assert f"x/{again.name}" in set(table["folder"])
 
 
 def test_two_runs_are_compared_on_the_clips_they_share(runs, tmp_path, capsys):
