@@ -6,6 +6,7 @@ and for what cannot be checked at all; 130 for an interrupt.
 
 import argparse
 import gc
+import inspect
 import os
 import re
 import sys
@@ -228,12 +229,10 @@ class _Parameters(argparse.Action):
     """Lists the parameters of a run and leaves, as --help does."""
 
     def __call__(self, parser, namespace, values, option_string=None) -> None:
-        import inspect
-
         from haf_utils.config import FinetuneConfig
 
         source = inspect.getsource(FinetuneConfig)
-        print("Parameters of a run: type, default, what they may be; None: as the profile says.")
+        print("Type, default and choices of a run's parameters; None: as the profile says.")
         print(source[source.index("    dataset:") :], end="", flush=True)
         parser.exit()
 

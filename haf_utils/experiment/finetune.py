@@ -187,18 +187,15 @@ class Place:
 
 
 def config_of(run: Run, **changes) -> FinetuneConfig:
-    """The configuration of a run, wherever its folder is now; `changes`: fields that differ here (dataset, device).
-    A scratch folder that was left behind when the run moved is not made anew: then it is that of its runs.
-
-    Raises RunError for parameters that this version does not know, since it would not do what they say.
+    """The configuration of a run, wherever its folder is now, without a scratch folder that was left behind; `changes`:
+    fields that differ here (dataset, device). Raises RunError for parameters that this version does not know.
     """
     recorded = run.config["config"]
     if unknown := sorted(recorded.keys() - parameters(FinetuneConfig("", "")).keys()):
         version = run.config.get("versions", {}).get("haf_utils", "another version")
         advice = f"is unknown to this one, {haf_utils.__version__}: use that version, or train it again"
         raise RunError(f"{run.folder} was made by haf_utils {version}, whose parameter {', '.join(unknown)} {advice}")
-    scratch = recorded.get("scratch", "")
-    here = {"runs": str(run.folder.parent), "scratch": scratch if Path(scratch).is_dir() else ""}
+    here = {"runs": str(run.folder.parent)} | ({} if Path(recorded.get("scratch", "")).is_dir() else {"scratch": ""})
     return FinetuneConfig(**{"dataset": ""} | recorded | here | changes)
 
 

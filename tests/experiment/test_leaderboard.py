@@ -96,7 +96,7 @@ def test_clips_that_one_of_two_systems_lacks_are_counted_and_named(runs):
     fewer = scored(bad)
     fewer = fewer._replace(**{name: getattr(fewer, name)[2:] for name in ("ids", "labels", "predicted")})
     _, lines = compare_systems(scored(good), fewer)
-    assert f"{bad.name} lacks 2 of the other's clips, such as 0" in lines and "lacks" not in "".join(lines[2:])
+    assert f"x/{bad.name} lacks 2 of the other's clips, such as 0" in lines and "lacks" not in "".join(lines[2:])
 
 
 def test_what_cannot_be_compared_is_named(runs, tmp_path, capsys):
