@@ -149,6 +149,8 @@ def test_a_check_that_fails_says_where_to_look(path):
     assert len(checks) == len(answers) >= 3
     found = [node for source in checks for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Assert)]
     assert found and not [ast.unparse(node) for node in found if node.msg is None]
+    solved = nbformat.read(path.parent / "solutions" / f"{path.name[:2]}_solutions.ipynb", as_version=4)
+    assert all(cell.source in code for cell in solved.cells if " is not None:" in cell.source), "not the same check"
 
 
 def test_the_readme_shows_the_published_results():
