@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,7 @@ from haf_utils.experiment.workspace import Workspace, caveat, workspace
 from haf_utils.io.files import state, walk, writable, write_json
 from haf_utils.io.progress import FORESEEABLE, adapt
 from haf_utils.profiles import PROFILES, REPOSITORY, profile
+from tools import leave
 from tools.preflight import PreflightError, preflight
 
 __all__ = ["Step", "main", "read_set", "steps"]
@@ -229,6 +231,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--fresh", action="store_true", help="run every notebook again")
     parser.add_argument("--retrain", action="store_true", help="train again, beside them, runs that other code made")
     adapt()
+    if signal.getsignal(signal.SIGINT) is leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     given = parser.parse_args(arguments)
     os.environ["HAF_PROGRESS"] = "lines"
     os.environ.pop("HAF_OUTPUTS", None)  # of `make lab`: the main job's figures go with its runs

@@ -134,10 +134,14 @@ def test_a_parameter_of_a_notebook_may_be_what_its_default_says():
     assert {step.key[:2]: step.parameters for step in found if step.parameters} == own
 
 
-def test_an_interrupt_while_packages_are_imported_is_a_sentence():
-    command = [sys.executable, "-c", "import os, signal, tools; os.kill(os.getpid(), signal.SIGINT); input()"]
-    done = subprocess.run(command, cwd=REPOSITORY, preexec_fn=hear_interrupts, capture_output=True, text=True)
-    assert done.stderr == "\ninterrupted; run the same command again\n" and done.returncode == -signal.SIGINT
+@pytest.mark.parametrize("command, code", [("tools.run_notebooks", 130), ("tools.site", -signal.SIGINT)])
+def test_an_interrupt_while_packages_are_imported_is_a_sentence(command, code):
+    script = (
+        f"import sys; sys.orig_argv = ['python', '-m', '{command}']; import tools, os; os.kill(os.getpid(), 2); input()"
+    )
+    options = {"cwd": REPOSITORY, "preexec_fn": hear_interrupts, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, "-c", script], **options)
+    assert (done.stderr, done.returncode) == ("\ninterrupted; run the same command again\n", code)
 
 
 def test_an_empty_folder_names_the_layout_it_should_have(tmp_path, capsys):
