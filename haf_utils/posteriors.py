@@ -11,13 +11,14 @@ import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from haf_utils.folds import FOLDS
-from haf_utils.io.files import atomic_write
+from haf_utils.io.files import atomic_write, state
 from haf_utils.io.layouts import read_csv
 from haf_utils.metrics import check_probabilities
 from haf_utils.taxonomy import CLASSES
@@ -61,19 +62,11 @@ class Posteriors:
         folds, labels = (None if column is None else column[rows] for column in (self.folds, self.labels))
         return replace(self, ids=ids, probabilities=self.probabilities[rows], folds=folds, labels=labels)
 
-    def check_unseen(self, train_ids: Iterable = (), fold: int | None = None) -> None:
-        """Raise ValueError where a model scores a clip that it trained on, as far as the table can tell.
-
-        Without folds, no clip may be among `train_ids`, which the model behind the table was trained on. A table with
-        folds counts as out of fold; where its clips are the test clips of `fold`, their folds must say so.
-        """
-        if self.folds is None:
-            seen = self.ids[np.isin(self.ids, np.asarray(list(train_ids)).astype(str))].tolist()
-            reason = "which its model was trained on: use predictions made out of fold, with a column fold"
-        else:
-            seen = [] if fold is None else self.ids[self.folds != fold].tolist()
-            reason = f"test clips of fold {fold}, by models of other folds: predict again on the folds used here"
+    def check_unseen(self, fold: int) -> None:
+        """Raise ValueError where models of other folds, which trained on them, score these test clips of `fold`."""
+        seen = [] if self.folds is None else self.ids[self.folds != fold].tolist()
         if seen:
+            reason = f"test clips of fold {fold}, by models of other folds: predict again on the folds used here"
             raise ValueError(f"{self.source} scores {len(seen)} clips, such as {', '.join(seen[:3])}, {reason}")
 
 
@@ -137,7 +130,13 @@ def read(path: str | os.PathLike) -> Posteriors:
 
 def read_fold(path: str | os.PathLike, fold: int) -> Posteriors:
     """The table that models of `fold` read: of a folder of nested tables its fold_<k>.csv, else `path` itself."""
-    return read(Path(path) / f"fold_{fold}.csv" if any(Path(path).glob("fold_*.csv")) else path)
+    file = Path(path) / f"fold_{fold}.csv" if any(Path(path).glob("fold_*.csv")) else Path(path)
+    return read(file) if file.is_dir() else _read_once(file, state(file))
+
+
+@lru_cache(2)
+def _read_once(file: Path, unchanged: tuple[int, int]) -> Posteriors:
+    return read(file)
 
 
 def spread(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -154,7 +153,7 @@ def spread(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
 def write(path: str | os.PathLike, posteriors: Posteriors, overwrite: bool = False) -> None:
     """Write the CSV that `read` reads, six significant digits. Raises FileExistsError unless `overwrite`."""
     if Path(path).exists() and not overwrite:
-        raise FileExistsError(f"{path} exists: choose another name, or pass overwrite=True")
+        raise FileExistsError(f"{path} exists: choose another name, or move it away")
     table = pd.DataFrame(posteriors.probabilities, columns=list(CLASSES))
     if posteriors.labels is not None:
         table.insert(0, "ground_truth", [CLASSES[label] if label >= 0 else "" for label in posteriors.labels])
@@ -171,7 +170,8 @@ def _read_folds(folder: Path) -> Posteriors:
     if not found and len(modalities) == 1:
         return _read_folds(modalities[0])
     if sorted(found) != list(range(FOLDS)):
-        choose = f": pass one of {', '.join(map(str, modalities))}" if modalities else ""
+        choices = modalities or sorted(folder.glob("*fold*.csv"))
+        choose = f": pass one of {', '.join(map(str, choices))}" if choices else ""
         raise ValueError(f"{folder} must hold fold_0 to fold_{FOLDS - 1}, it has folds {sorted(found)}{choose}")
     parts = [read(folder / f"fold_{fold}" / "evaluation" / "predictions.csv") for fold in range(FOLDS)]
     ids, probabilities = (np.concatenate([getattr(part, name) for part in parts]) for name in ("ids", "probabilities"))
@@ -186,9 +186,11 @@ def _check_columns(table: pd.DataFrame, path: Path, needed: tuple[str, ...]) -> 
     missing = [name for name in needed if name not in table]
     if len(missing) >= len(CLASSES) and any(len(set(CLASSES) & set(values)) > 11 for _, values in table.items()):
         raise ValueError(f"{path} is transposed, its rows are classes: write a row a clip and a column a class")
-    if missing:
-        raise ValueError(f"{path} lacks the column {', '.join(missing)}; found: {', '.join(table.columns[:30])}")
     extra = [name for name in table if name not in (*needed, "fold", "ground_truth")]
+    if missing:
+        few = ", ".join(missing[:3]) + f" and {len(missing) - 3} more" * (len(missing) > 3)
+        advice = f"add it, or rename one (others found: {', '.join(extra[:9]) or 'none'})"
+        raise ValueError(f"{path} lacks the column {few}: {advice}")
     foreign = [name for name in extra if re.fullmatch(r"(m|is|sp|fx|ss)(-\w+)?", name)]
     if foreign:
         advice = "remove it, divide rows by their sum"

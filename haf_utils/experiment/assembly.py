@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import warnings
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -150,11 +150,13 @@ def soft_labels(recipe: Recipe, corpus: Corpus) -> torch.Tensor:
     if table.folds is None:
         notes.append("has no column fold, and counts as made without any of BSD10k's labels, as by a language model")
     elif others := int((table.folds[rows[crowd & (rows >= 0)]] != recipe.fold).sum()):
-        raise ValueError(f"{table.source} labels {others} clips by models that trained on test clips of {where}")
+        advice = f"test clips of {where}: pass a teacher of that fold"
+        raise ValueError(f"{table.source} labels {others} clips by models that trained on {advice}")
     elif 0 < (unseen := int((tested >= 0).sum())) < len(tested):
-        raise ValueError(f"{table.source} scores {unseen} of {len(tested)} test clips of {where}: it is of another")
+        advice = "it is of another: make it by models of this one"
+        raise ValueError(f"{table.source} scores {unseen} of {len(tested)} test clips of {where}: {advice}")
     if notes:
-        warnings.warn(f"{table.source} {'; it '.join(notes)}", stacklevel=2)
+        warnings.warn(f"{table.source} {'; it '.join(notes)}", stacklevel=1)  # once a process
     known[~crowd] = 0
     return known
 
@@ -176,7 +178,6 @@ def agreeing(recipe: Recipe, corpus: Corpus) -> np.ndarray:
     return kept
 
 
-@lru_cache(2)
 def third_input(recipe: Recipe, corpus: Corpus) -> torch.Tensor | None:
     """Posteriors (N, 23) float32 of every row of the corpus, zero where the table has none; None without a table.
 
@@ -200,7 +201,7 @@ def third_input(recipe: Recipe, corpus: Corpus) -> torch.Tensor | None:
     elif (table.folds[rows[there & np.isin(part, PARTS[:2])]] != recipe.fold).any():
         notes.append("was made by models that saw the test labels: as an input it carries them at second order")
     if notes:
-        warnings.warn(f"{table.source} {'; it '.join(notes)}", stacklevel=2)
+        warnings.warn(f"{table.source} {'; it '.join(notes)}", stacklevel=1)  # once a process
     return known
 
 
@@ -286,7 +287,7 @@ def checkpoint_of(config: FinetuneConfig) -> str:
     if not config.whole_model:
         return source
     if not (Path(source) / "split.csv").is_file():
-        raise RunError(f"initialisation={source} is no run folder, which whole_model=True continues: put it there")
+        raise RunError(f"initialisation={source} is no run folder, which whole_model=True continues: put it back")
     run = load_run(source)
     if (theirs := run.config["config"])["train"] != config.train:
         raise RunError(f"{source} was trained with train={theirs['train']!r}: continue it as a whole model in that way")
