@@ -29,7 +29,6 @@ from haf_utils.experiment.worker import Worker, error_file
 from haf_utils.io.decoding import cores
 from haf_utils.io.files import atomic_write, writable
 from haf_utils.io.progress import bar, line
-from haf_utils.runs import RunError
 
 __all__ = ["Outcome", "Slurm", "state", "sweep"]
 
@@ -64,8 +63,9 @@ class Outcome:
 
     def __str__(self) -> str:
         lines = [f"{len(self.folders)} runs finished, {len(self.skipped)} of them before"]
-        for name, text in self.failed.items():
-            lines.append(f"failed: {name}: {text.strip().splitlines()[-1]}")
+        reasons = {name: text.strip().splitlines()[-1] for name, text in self.failed.items()}
+        for reason in dict.fromkeys(reasons.values()):
+            lines.append(f"failed: {', '.join(name for name in reasons if reasons[name] == reason)}: {reason}")
         if self.absent:
             lines.append(f"not run, since no worker was left: {', '.join(self.absent)}")
         return "\n".join(lines)
@@ -94,7 +94,7 @@ def sweep(
     for recipe in recipes:
         try:
             place = find(recipe, retrain, look_at_data=slurm is None)
-        except RunError as error:  # a damaged folder fails one run, not the sweep
+        except (OSError, ValueError) as error:  # a damaged folder or table fails its runs, not the sweep
             failed[recipe.name] = str(error)
             continue
         if place is not None:

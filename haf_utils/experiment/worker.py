@@ -112,6 +112,7 @@ def _source(config: FinetuneConfig) -> FinetuneConfig:
     names = "dataset extra extra_weight evaluation scratch weights tokenizer runs profile initialisation whole_model"
     kept = {name: getattr(config, name) for name in (*names.split(), "device", "train")}
     seed = config.seed if config.initialisation == "random" else 0
+    kept["initialisation"] = config.initialisation.replace("{fold}", str(config.fold))  # that of its own fold
     return resolve(FinetuneConfig(**kept, seed=seed, name="source"))
 
 
