@@ -123,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("dataset", "extra", "evaluation", "scratch"):
         tables.add_argument(f"--{name}", default="", metavar="FOLDER", help=f"{_FOLDERS[name]}; with RUNS: as they say")
     tables.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
-    tables.add_argument("--split", default="official", help="with words: official or uploader (default: official)")
+    tables.add_argument("--split", default="", choices=("official", "uploader"), help="with words: their folds")
     tables.add_argument("--encoder", default="", metavar="DIR", help="with words: a frozen sentence encoder")
 
     text = "All recipes in a folder of runs, best first. hF is the mean over folds and seeds, with its 95 % interval."
@@ -177,9 +177,11 @@ def _predict(given) -> int:
     if Path(given.run).is_dir() and not (Path(given.run) / "config.json").is_file():
         from haf_utils.experiment.members import trained_ours
 
-        ours = trained_ours(given.run)
+        ours, left_out = trained_ours(given.run)
         runs, weights = list(ours), given.weights or list(ours.values())
-        print(f"ours, without its metadata classifier, which hears nothing: {', '.join(Path(r).name for r in runs)}")
+        print(f"ours: {', '.join(Path(run).name for run in runs)}")
+        if left_out:
+            print(f"left out of it, as they need more than a recording and its text: {', '.join(left_out)}")
     from haf_utils.experiment import predict as predicting
     from haf_utils.experiment.workspace import caveat
     from haf_utils.io.files import atomic_write, inert
@@ -205,6 +207,9 @@ def _predict(given) -> int:
         print(f"{rows} in {given.out}")
     if len(runs) > 1:
         print(f"the average of {len(runs)} runs")
+    for model in models:
+        if model.config.posteriors:
+            print(f"note: the third input of {model.name}, class probabilities, is left empty; its scores are with it")
     for profile in sorted({model.config.profile for model in models}):
         if note := caveat(profile, ""):
             print(note)
@@ -275,10 +280,13 @@ def _posteriors(given) -> int:
 
         from haf_utils.profiles import REPOSITORY
 
-        options = [f"--{n}={getattr(given, n)}" for n in ("dataset", "extra", "evaluation", "split", "encoder")]
+        names = ("dataset", "extra", "evaluation", "device", "split", "encoder")
+        options = [f"--{name}={getattr(given, name)}" for name in names if getattr(given, name)]
         path = os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])
         words = [sys.executable, "-m", "tools.posteriors", given.out, *options]  # readers of texts stand in tools/
         return subprocess.run(words, env=os.environ | {"PYTHONPATH": path}, check=False).returncode
+    if unused := [f"--{name}" for name in ("evaluation", "split", "encoder") if getattr(given, name)]:
+        raise ValueError(f"{', '.join(unused)} goes with words, not with runs: leave it out")
     from haf_utils.experiment.teacher import teach
     from haf_utils.runs import load_run
 

@@ -141,7 +141,7 @@ def load_run(folder: Path | str) -> Run:
     Raises RunError where the folder is absent, half written or of another taxonomy."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise RunError(f"there is no run folder {folder}")
+        raise RunError(f"there is no run folder {folder}: name one that holds config.json and metrics.json")
     missing = [name for name in _FILES if not (folder / name).is_file()]
     if len(missing) == len(_FILES):
         raise RunError(f"{folder} is no run folder: it has none of {', '.join(_FILES)}")

@@ -66,7 +66,7 @@ def reading(name: str, content: bytes, rates: set[int]) -> dict[int, np.ndarray]
 
 def page(runs: Path | str) -> ipywidgets.VBox:
     """The widget: an upload, a text box, and below them the answer or the reason why there is none."""
-    ours = trained_ours(runs)
+    ours, _ = trained_ours(runs)
     models = {model.name: model for model in map(load_system, ours)}
     clap, corpus, rows, known = training_clips(next(iter(ours)))
     rate = clap.config.audio.sample_rate

@@ -48,10 +48,18 @@ def cross_fitted(model: ClassifierMixin, inputs: Sequence, labels: np.ndarray, p
 
 
 def write_nested(
-    out: str | Path, dataset: str, extra: str = "", evaluation: str = "", split: str = "official", encoder: str = ""
+    out: str | Path,
+    dataset: str,
+    extra: str = "",
+    evaluation: str = "",
+    split: str = "official",
+    encoder: str = "",
+    device: str = "cpu",
 ) -> None:
     """Write the nested tables into the folder `out`, by the metadata classifier, or by a linear classifier on the
     sentence embeddings of `encoder`. Raises FileExistsError where one of the files is there already."""
+    if there := sorted(Path(out).glob("fold_*.csv")):
+        raise FileExistsError(f"{there[0]} exists: choose another folder, or move it away")
     clips = add_text(load_bsd(dataset))
     tables = [clips.assign(origin="bsd10k")]
     if extra:
@@ -61,7 +69,8 @@ def write_nested(
     table = pd.concat(tables, ignore_index=True).assign(readable=True)
     corpus = Corpus(table, {}, None, table.iloc[:0], ())
     ids, labels, texts = table["sound_id"].to_numpy().astype(str), corpus.labels, table["text"].to_numpy()
-    model, inputs = (sentence_classifier(), encode_texts(texts, encoder)) if encoder else (metadata_classifier(), texts)
+    model = sentence_classifier() if encoder else metadata_classifier()
+    inputs = encode_texts(texts, encoder, device=device) if encoder else texts
     pooled, fold_of = np.zeros((len(ids), len(CLASSES))), np.full(len(ids), -1)
     for fold in range(FOLDS):
         part = np.where(table["origin"] == "bsd35k-cs", "", corpus.parts(split, fold))
@@ -81,10 +90,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--evaluation", default="", metavar="FOLDER", help="the evaluation set, to be scored as well")
     parser.add_argument("--split", choices=SPLITS, default="official", help="folds (default: official)")
     parser.add_argument("--encoder", default="", metavar="DIR", help="a frozen sentence encoder: folder or hub name")
+    parser.add_argument("--device", default="cpu", help="of the encoder: cpu, cuda, cuda:1 (default: cpu)")
     given = parser.parse_args(arguments)
     try:
         space = workspace(given.dataset, given.extra, given.evaluation)
-        write_nested(given.out, space.dataset, space.extra, space.evaluation, given.split, given.encoder)
+        folders = space.dataset, space.extra, space.evaluation
+        write_nested(given.out, *folders, given.split, given.encoder, given.device)
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -27,7 +27,7 @@ def encode_texts(texts: Sequence[str], model: str | os.PathLike, batch: int = 32
 
     model: folder or hub name of a `transformers` encoder. A missing text ("") becomes a row of zeros. A text is cut at
     the tokenizer's limit; the result does not depend on `batch` beyond rounding.
-    Raises ValueError for a single string and for what is no text, OSError (from transformers) for an unknown model.
+    Raises ValueError for a single string and for what is no text, OSError for a model that cannot be loaded.
     """
     if isinstance(texts, str):
         raise ValueError("expected a sequence of texts, got one string")
@@ -42,8 +42,12 @@ def encode_texts(texts: Sequence[str], model: str | os.PathLike, batch: int = 32
     provide_operators()
     from transformers import AutoModel, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
-    encoder = AutoModel.from_pretrained(model).to(device).eval()
+    try:
+        tokenizer, encoder = AutoTokenizer.from_pretrained(model), AutoModel.from_pretrained(model).to(device).eval()
+    except (OSError, ValueError) as error:
+        needed = "a folder with config.json, tokenizer.json and weights, or a name on the Hugging Face hub"
+        reason = str(error).partition("\n")[0]
+        raise OSError(f"{model} is no encoder that transformers can load: pass {needed} ({reason})") from error
     limit = min(tokenizer.model_max_length, MAX_TOKENS)
     vectors = np.zeros((len(texts), encoder.config.hidden_size), np.float32)
     # Texts of like length share a batch: padding costs as much as words.

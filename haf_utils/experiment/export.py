@@ -47,7 +47,8 @@ def card(run: Run, model: TrainedModel) -> str:
     return _CARD.format(
         run=run,
         config=run.config["config"],
-        reads="sound and text" if model.reads_text else "sound alone",
+        reads=("sound and text" if model.reads_text else "sound alone")
+        + " (class probabilities, its third input, are in the scores below alone)" * bool(model.config.posteriors),
         clips=len(part.ids),
         scores="\n".join(rows),
         parameters=", ".join(f"{name}={value}" for name, value in differing(config_of(run)).items()),

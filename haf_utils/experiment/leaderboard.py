@@ -77,7 +77,7 @@ def compare_systems(a: Scored, b: Scored) -> tuple[pd.DataFrame, list[str]]:
     ValueError where they share no clip or disagree about labels."""
     _, in_a, in_b = np.intersect1d(a.ids, b.ids, return_indices=True)
     if not len(in_a):
-        raise ValueError(f"{a.name} and {b.name} were tested on different clips: compare runs of the same fold")
+        raise ValueError(f"{a.name} and {b.name} were tested on different clips: compare systems of one fold")
     labels = a.labels[in_a]
     if (labels != b.labels[in_b]).any():
         raise ValueError(f"{a.name} and {b.name} disagree about the labels of clips: they are of different data")

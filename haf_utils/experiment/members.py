@@ -13,12 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from haf_utils.config import ARCHITECTURES, FinetuneConfig, Recipe, differing, resolve
+from haf_utils.config import ARCHITECTURES, FinetuneConfig, differing, resolve
 from haf_utils.datasets import load_bsd
 from haf_utils.ensembles import Member, align, fit_weights, subsets
 from haf_utils.experiment.ablations import read_runs
 from haf_utils.experiment.control_runs import run_control
-from haf_utils.experiment.finetune import config_of, find, other_code
+from haf_utils.experiment.finetune import config_of, other_code
 from haf_utils.experiment.grids import unique
 from haf_utils.experiment.sweeps import sweep
 from haf_utils.experiment.teacher import teach
@@ -58,7 +58,7 @@ _REPORT: dict[str, dict] = {
     "Text-Aux": {"system": "text_aux"},
 }
 MEMBERS = OURS | BEYOND | {name: {"extra_weight": 1.0} | fields for name, fields in _REPORT.items()}
-_CONTROLS = ("metadata", "posteriors", "neighbours")  # members without a network of their own
+_CONTROLS = {"metadata": "metadata", "posteriors": "posteriors", "neighbours": "votes"}  # these have no network
 
 # System -> members, fusion (report, table 1; the members are our reading), in the order in which they are handed in.
 SYSTEMS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -178,8 +178,7 @@ def train_members(
     folders: dict[str, list[Path]] = {}
     for name in dict.fromkeys(name for configs in folds for name in configs if name not in failed):
         try:
-            if name in _CONTROLS:
-                kind = "votes" if name == "neighbours" else name
+            if kind := _CONTROLS.get(name):
                 folders[name] = [run_control(configs[name], kind, quiet=True) for configs in folds]
             else:
                 folders[name] = [found[name, place] for place in range(len(folds))]
@@ -193,35 +192,19 @@ def _train(
 ) -> tuple[dict[tuple[str, int], Path], dict[str, str]]:
     """Run folders by member and fold, and why members have failed, by name."""
     networks = {key: resolve(config) for key, config in configs.items()}
-    failed = _unusable(networks)
-    ready = {key: recipe for key, recipe in networks.items() if key[0] not in failed}
     # In the order of members, and of those the long ones first.
-    recipes = unique(sorted(ready.values(), key=lambda recipe: recipe.train != "joint"))
-    found: dict[str, Path] = {}
+    recipes = unique(sorted(networks.values(), key=lambda recipe: recipe.train != "joint"))
+    found, failed = {}, {}
     if recipes:
         # Its lines would stay in the notebook.
         outcome = sweep(recipes, workers, retry_failed=True, quiet=headless(), retrain=retrain)
         lost = outcome.failed | dict.fromkeys(outcome.absent, "no worker was left")
         names = [recipe.name for recipe in recipes if recipe.name not in lost]
         found = dict(zip(names, outcome.folders, strict=True))
-        for (name, _), recipe in ready.items():
+        for (name, _), recipe in networks.items():
             if recipe.name in lost:
                 failed.setdefault(name, f"fold {recipe.fold}: {lost[recipe.name].strip().splitlines()[-1]}")
-    return {key: found[recipe.name] for key, recipe in ready.items() if recipe.name in found}, failed
-
-
-def _unusable(networks: Mapping[tuple[str, int], Recipe]) -> dict[str, str]:
-    """Members that cannot be begun, with the reason: a full disk for recordings at their rate, a damaged run folder.
-    Raises RunError where that is so of all."""
-    failed = {}
-    for (name, _), recipe in networks.items():
-        try:
-            find(recipe)
-        except (OSError, ValueError) as error:
-            failed[name] = f"{type(error).__name__}: {error}"
-    if len(failed) == len({name for name, _ in networks}) and failed:
-        raise RunError(next(iter(failed.values())))
-    return failed
+    return {key: found[recipe.name] for key, recipe in networks.items() if recipe.name in found}, failed
 
 
 def makeable(
@@ -359,15 +342,20 @@ def _which(config: FinetuneConfig) -> dict[str, object]:
     return {"system": config.system} | {k: v for k, v in differing(config).items() if k not in _FREE}
 
 
-def trained_ours(folder: Path | str) -> dict[Path, float]:
+def trained_ours(folder: Path | str) -> tuple[dict[Path, float], list[str]]:
     """The run folders that make up "ours" in a folder of runs, and their weights, which sum to 1: equal in the subset
-    that is best by validation, as `submitted` has it, and in all folds that every member has.
+    that is best by validation, as `submitted` has it, and in all folds that every member has; and what of "ours" is
+    left out, since it needs more than a recording and its text.
 
-    Without words alone, which leave no model to predict with. Of several runs of a member in one fold, one of today's
-    code is taken, then the newest. Raises RunError for none.
+    Of several runs of a member in one fold, one of today's code is taken, then the newest. Raises RunError for none.
     """
     every: dict[str, dict[int, Run]] = {name: {} for name in OURS if kind_of(name) != "words"}
-    runs = [run for run in read_runs(folder)[0] if run.config["config"]["system"] in ARCHITECTURES]
+    runs, _ = read_runs(folder)
+    kinds = {run.config["config"]["system"] for run in runs}
+    left_out = [name for name, kind in _CONTROLS.items() if f"control-{kind}" in kinds]
+    runs = [run for run in runs if run.config["config"]["system"] in ARCHITECTURES]
+    if any(run.config["config"].get("posteriors") for run in runs):  # in training every clip had some
+        left_out.append("third input (also of stages 2 and 3)")
     runs.sort(key=lambda run: (bool(other_code(run.config)), -(run.folder / "metrics.json").stat().st_mtime))
     for run in runs:
         config = config_of(run, device="cpu")
@@ -381,7 +369,8 @@ def trained_ours(folder: Path | str) -> dict[Path, float]:
         raise RunError(f"{folder} is no run folder, and in it are no runs of the system ours: name run folders")
     weights = weights_of("Best subset", *[[member_of(found[n][f], "validation", n) for n in found] for f in folds])
     shares = dict(zip(found, weights / len(folds), strict=True))
-    return {found[name][fold].folder: share for name, share in shares.items() for fold in sorted(folds) if share > 0}
+    used = {found[name][fold].folder: share for name, share in shares.items() for fold in sorted(folds) if share > 0}
+    return used, left_out
 
 
 def complete(member: Member, ids: Sequence[str], fallback: np.ndarray) -> tuple[np.ndarray, list[str]]:

@@ -2,15 +2,17 @@
 
 import dataclasses
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from haf_utils import posteriors
+from haf_utils import cli, posteriors
 from haf_utils.config import resolve
 from haf_utils.experiment.assembly import assemble, corpus_of, third_input
 from haf_utils.experiment.control_runs import run_control
+from haf_utils.experiment.export import export
 from haf_utils.experiment.finetune import find, finetune
 from haf_utils.experiment.members import BEYOND, member_configs, out_of_fold, submitted, systems_called, train_members
 from haf_utils.experiment.workspace import finetune_config
@@ -140,6 +142,15 @@ def test_a_table_is_a_member_as_it_stands(tiny, words):
     np.testing.assert_allclose(run.part("test").probabilities, table.probabilities, atol=1e-6)
     with pytest.raises(ValueError, match="what a table says"):
         run_control(head(tiny), "posteriors", quiet=True)
+
+
+def test_recordings_leave_the_third_input_empty_which_is_said(tiny, words, tmp_path, capsys):
+    folder, sound = finetune(head(tiny, posteriors=str(words)), quiet=True), next(Path(tiny.dataset, "audio").iterdir())
+    out = export(folder, tmp_path / "model")
+    for run in (folder, out):
+        assert cli.main(["predict", str(run), str(sound)]) == 0
+        assert f"third input of {run.name}, class probabilities, is left empty" in capsys.readouterr().out
+    assert "third input, are in the scores below alone" in (out / "README.md").read_text()
 
 
 def test_with_a_table_ours_has_members_past_the_report_up_to_the_evaluation_set(tiny, words, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 
 from haf_utils.config import check, default_name, resolve
 from haf_utils.ensembles import Member
+from haf_utils.experiment import sweeps
 from haf_utils.experiment.control_runs import run_control
 from haf_utils.experiment.members import (
     BEYOND,
@@ -116,22 +117,20 @@ def test_a_system_is_made_of_the_members_that_there_are():
 
 
 def test_a_member_that_fails_is_named_and_the_others_go_on(tiny, monkeypatch):
-    from haf_utils.experiment import members
-
     configs, _ = member_configs(tiny, systems={"some": (("plain (ours)", "PaSST (ours)", "metadata"), "Equal")})
     configs["smoothing (ours)"] = dataclasses.replace(configs["plain (ours)"], initialisation="/nowhere", name="lost")
-    whole = members.find
+    whole = sweeps.find
     damaged = Path(tiny.runs) / "haf-head_smoothing=none_f0_s9" / "config.json"
     damaged.parent.mkdir(parents=True)
     damaged.write_text("{")
     configs["plain"] = dataclasses.replace(configs["plain (ours)"], name=damaged.parent.name)
 
-    def find(recipe):
+    def find(recipe, *how, **more):
         if recipe.system == "passt":
             raise OSError("the audio store needs 43 GB")
-        return whole(recipe)
+        return whole(recipe, *how, **more)
 
-    monkeypatch.setattr(members, "find", find)
+    monkeypatch.setattr(sweeps, "find", find)
     trained = train_members([configs], workers=1)
     assert set(trained.folders) == {"plain (ours)", "metadata"}
     assert "43 GB" in trained.failed["PaSST (ours)"] and "/nowhere" in trained.failed["smoothing (ours)"]
@@ -312,8 +311,10 @@ def test_ours_is_found_in_a_folder_of_runs_as_it_is_handed_in(tiny, tmp_path):
     runs = {name: [load_run(folder) for folder in of_folds] for name, of_folds in folders.items()}
     _, weights = submitted(runs, some, "Best subset")
     expected = {f: w / 2 for name, w in zip(some, weights, strict=True) for f in folders[name] if w}
-    assert trained_ours(tmp_path) == pytest.approx(expected) and sum(expected.values()) == pytest.approx(1)
+    ours, left_out = trained_ours(tmp_path)
+    assert ours == pytest.approx(expected) and sum(expected.values()) == pytest.approx(1) and not left_out
     run_control(finetune_config(space, train="head"), "metadata", quiet=True)  # words: not what a network's run is
-    assert trained_ours(tmp_path) == pytest.approx(expected)
+    ours, left_out = trained_ours(tmp_path)
+    assert ours == pytest.approx(expected) and left_out == ["metadata"]
     shutil.rmtree(folders["plain (ours)"][1])  # members that lack a fold: the folds that all have
-    assert {load_run(folder).config["config"]["fold"] for folder in trained_ours(tmp_path)} == {0}
+    assert {load_run(folder).config["config"]["fold"] for folder in trained_ours(tmp_path)[0]} == {0}

@@ -322,7 +322,7 @@ def test_the_lines_of_the_readme_run(runs, work, tmp_path, monkeypatch):
 
 
 def test_a_folder_of_runs_is_the_system_ours(runs, work, tmp_path, capsys):
-    shares = trained_ours(work / "runs")
+    shares, _ = trained_ours(work / "runs")
     assert set(shares) < {runs["head"], runs["text_aux"], runs["passt"]}  # CLAP members of this profile are heads
     sound, out = work / "data/audio/2.wav", tmp_path / "out.csv"
     assert main(["predict", str(work / "runs"), str(sound), "--out", str(out)]) == 0

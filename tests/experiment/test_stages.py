@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from haf_utils.experiment import finetune as finetuning
 from haf_utils.experiment.assembly import agreeing, assemble, corpus_of, embedded, initialisation_of, soft_labels
 from haf_utils.experiment.control_runs import run_control
 from haf_utils.experiment.finetune import config_of, find, finetune, rows_of, training_targets
-from haf_utils.experiment.members import STAGES, member_configs, out_of_fold, submitted, train_members
+from haf_utils.experiment.members import STAGES, member_configs, out_of_fold, submitted, train_members, trained_ours
 from haf_utils.experiment.predict import load_system
 from haf_utils.experiment.sweeps import sweep
 from haf_utils.experiment.teacher import teach
@@ -263,11 +264,13 @@ def test_a_teacher_has_weights_and_has_not_learnt_what_it_labels(tiny, stage_2, 
     assert main(["posteriors", str(tmp_path / "nowhere"), "--out", str(tmp_path)]) == 2
 
 
-def test_words_are_written_by_the_same_command(tiny, teacher, tmp_path):
+def test_words_are_written_by_the_same_command(tiny, teacher, tmp_path, capsys):
     assert main(["posteriors", "words", "--out", str(tmp_path / "words"), "--dataset", tiny.dataset]) == 0
     made, known = (posteriors.read_fold(folder, 3) for folder in (tmp_path / "words", teacher))
     np.testing.assert_array_equal(made.probabilities, known.for_ids(made.ids).probabilities)
     assert main(["posteriors", "words", "--out", str(tmp_path / "words"), "--dataset", tiny.dataset]) == 2
+    assert main(["posteriors", "RUN", "--out", str(tmp_path / "new"), "--encoder", "x", "--split", "official"]) == 2
+    assert "--split, --encoder goes with words, not with runs" in capsys.readouterr().err
 
 
 # Stage 3 --------------------------------------------------------------------------------------------------------------
@@ -340,6 +343,18 @@ def test_a_stage_2_run_that_cannot_be_continued_is_named(tiny, stage_2, teacher,
     folder = finetune(finetune_config(tiny, **(FAST | joint), name="joint-0"), quiet=True)
     with pytest.raises(RunError, match="trained for fold 0"):
         finetune(head(tiny, initialisation=str(folder), fold=2), quiet=True)
+
+
+def test_a_run_whose_table_or_start_is_absent_ends_no_other(tiny, teacher, stage_2, tmp_path):
+    shutil.copytree(teacher, tmp_path / "some")
+    (tmp_path / "some" / "fold_0.csv").unlink()
+    shutil.copytree(stage_2, Path(tiny.runs) / "kept_f1_s0")  # that of fold 0 was moved away
+    for config in (second(tiny, tmp_path / "some", seed=7), third(tiny, "kept_f{fold}_s0", seed=7)):
+        recipes = [resolve(dataclasses.replace(config, fold=fold)) for fold in (0, 1)]
+        outcome = sweep(recipes, workers=1, quiet=True)
+        assert [folder.name for folder in outcome.folders] == [recipes[1].name]
+        assert list(outcome.failed) == [recipes[0].name]
+        assert re.search(r"fold_0\.csv is absent: pass|kept_f0_s0 is no run folder, .*: put it", str(outcome))
 
 
 def test_a_sweep_compares_the_fold_of_each_run(tiny, stage_2):
@@ -418,6 +433,7 @@ def test_ours_goes_through_teacher_and_stages_to_the_evaluation_set(tiny, teache
     assert len(out_of_fold(runs, SOME, "Best subset").ids) == sum(len(run.part("test").ids) for run in runs["stage 3"])
     again, failed = train_members(folds, workers=1)
     assert again == trained and not failed  # nothing is trained or predicted twice
+    assert trained_ours(tmp_path)[1] == ["third input (also of stages 2 and 3)"]  # recordings have no posteriors
 
 
 def test_stages_that_cannot_be_are_left_out_with_the_reason(tiny, teacher, tmp_path):

@@ -59,6 +59,12 @@ def test_what_is_no_text_is_named(encoder, texts, message):
         encode_texts(texts, encoder)
 
 
+def test_what_is_no_encoder_is_named_with_what_to_pass(tmp_path):
+    for model in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(OSError, match=f"{model} is no encoder that transformers can load: pass a folder"):
+            encode_texts(["rain"], model)
+
+
 def test_embeddings_are_computed_once_and_never_mistaken(encoder, tmp_path):
     file = tmp_path / "new" / "embeddings.npz"
     vectors = embed_texts(TEXTS, encoder, file)
