@@ -26,6 +26,7 @@ from haf_utils.folds import small_classes
 from haf_utils.losses import hierarchical_targets, soft_cross_entropy
 from haf_utils.model import ClapBackbone, Features, HafClassifier, Model
 from haf_utils.passt import build_passt
+from haf_utils.posteriors import read_fold
 from haf_utils.profiles import profile
 from haf_utils.runs import RunError, finished
 
@@ -93,6 +94,12 @@ def preflight(space: Workspace, parameters: Mapping[str, Mapping] | None = None)
     except (TypeError, ValueError) as error:
         raise PreflightError(str(error)) from error
     recipes = {recipe.name: recipe for group in groups.values() for recipe in group}
+    ids, known = data["dataset"].table["sound_id"].astype(str), []
+    for fold in sorted({recipe.fold for recipe in recipes.values() if recipe.posteriors}):
+        table = read_fold(space.posteriors, fold)
+        known.append(int(ids.isin(table.ids).sum()) or len(table.for_ids(ids).ids))  # of no clip: raises
+    if known:
+        yield f"posteriors {min(known)} of {len(ids)} clips have a row in {space.posteriors}"
     hears = data["dataset"].recorded > 0
     ways = {"joint": "joint (backbone and classifier)", "head": "head (backbone frozen, embeddings computed once)"}
     how = {name: ways[min(group, key=lambda r: r.system == "passt").train] for name, group in groups.items()}

@@ -10,8 +10,10 @@ from conftest import REPOSITORY
 
 from haf_utils.clap import ClapNetwork
 from haf_utils.config import FinetuneConfig
+from haf_utils.datasets import load
 from haf_utils.experiment.finetune import finetune
 from haf_utils.experiment.workspace import caveat, finetune_config, workspace
+from haf_utils.posteriors import Posteriors, write
 from haf_utils.profiles import PROFILES, profile
 from tools import preflight as plan
 from tools.preflight import PreflightError, measure_step, memory_of, preflight
@@ -36,7 +38,7 @@ def test_the_plan_is_of_the_notebooks_that_are_asked_for(tmp_path, capsys):
     assert "0 of notebooks 04 and 06" in planned["01"] and "mode" not in planned["01"]
 
 
-def test_the_stages_past_the_report_are_counted_where_they_are_asked_for(tmp_path):
+def test_the_stages_past_the_report_are_counted_where_they_are_asked_for(tmp_path, capsys):
     space = workspace(profile="tiny", runs=str(tmp_path))
 
     def runs(**changes):
@@ -45,11 +47,16 @@ def test_the_stages_past_the_report_are_counted_where_they_are_asked_for(tmp_pat
         return int(line.split()[1]), "\n".join(lines)
 
     plain, _ = runs()
-    table = str(tmp_path / "a table that is read later")
+    table, ids = str(tmp_path / "table.csv"), load(space.dataset)["sound_id"].to_numpy(str)[1:]
+    write(table, Posteriors(ids, np.full((len(ids), 23), 1 / 23)))
     folds = profile("tiny").ensemble_folds
     assert runs(posteriors=table)[0] == plain + 3 * folds  # third input, stages 2 and 3
     number, said = runs(posteriors=table, extra="")
     assert number == plain + folds and "left out: stage 2" in said and "BSD35k-CS" in said
+    assert f"posteriors {len(ids)} of {len(ids) + 1} clips have a row in {table}" in said
+    write(table, Posteriors(np.char.add("x", ids), np.full((len(ids), 23), 1 / 23)), overwrite=True)
+    assert main(["--profile", "tiny", "--runs", str(tmp_path), "--plan", "--posteriors", table]) == 2
+    assert f"error: {table} lacks {len(ids) + 1} of {len(ids) + 1} clips" in capsys.readouterr().err
 
 
 def test_lines_come_as_they_are_found(tmp_path, monkeypatch):
