@@ -6,8 +6,9 @@ other run. None uses test-time augmentation.
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from haf_utils.config import FinetuneConfig, Recipe, resolve
-from haf_utils.controls import metadata_classifier, neighbour_posteriors, of_all_classes
+from haf_utils.controls import NEIGHBOURS, metadata_classifier, neighbour_posteriors, of_all_classes
 from haf_utils.corpus import Corpus
 from haf_utils.ensembles import blend_neighbours
 from haf_utils.experiment.assembly import assemble, checkpoint_of, load_source, text_order
@@ -137,16 +138,11 @@ def _zero_shot(data: ControlData) -> Callable:
     return lambda rows: clap.zero_shot(audio[rows])
 
 
-def _neighbours(data: ControlData) -> Callable:
-    vectors, train = _vectors(data, "both"), data.rows["train"]
-    return lambda rows: neighbour_posteriors(vectors[train], data.labels[train], vectors[rows])
-
-
-def _votes(data: ControlData) -> Callable:
-    """Neighbours, as many as do best on validation clips beside what is known without them: the shares of classes."""
+def _neighbours(data: ControlData, numbers: Sequence[int] = (NEIGHBOURS,)) -> Callable:
+    """As many of `numbers` as do best on validation clips beside what is known without them: the shares of classes."""
     vectors, train, checked = _vectors(data, "both"), data.rows["train"], data.rows["validation"]
     known = vectors[train], data.labels[train]
-    votes = {k: neighbour_posteriors(*known, vectors[checked], k) for k in (5, 10, 20, 50)}
+    votes = {k: neighbour_posteriors(*known, vectors[checked], k) for k in numbers}
     shares = np.bincount(known[1], minlength=len(CLASSES)) / len(train)
     k, _ = blend_neighbours(np.tile(shares, (len(checked), 1)), votes, data.labels[checked])
     return lambda rows: neighbour_posteriors(*known, vectors[rows], k)
@@ -173,13 +169,11 @@ def _metadata(data: ControlData) -> Callable:
     return lambda rows: model.predict_proba(data.texts[rows].tolist())
 
 
-_FITS = {"zero-shot": _zero_shot, "neighbours": _neighbours, "linear": _linear, "linear-audio": _linear}
-
-
 def _posteriors(data: ControlData) -> Callable:
     """What a table from outside says. Raises ValueError for clips that it has no row for."""
     table = read_fold(data.config.posteriors, data.config.fold)
     return lambda rows: table.for_ids(data.corpus.table["sound_id"].iloc[rows].astype(str)).probabilities
 
 
-_FITS |= {"metadata": _metadata, "posteriors": _posteriors, "votes": _votes}
+_FITS = {"zero-shot": _zero_shot, "neighbours": _neighbours, "linear": _linear, "linear-audio": _linear}
+_FITS |= {"metadata": _metadata, "posteriors": _posteriors, "votes": partial(_neighbours, numbers=(5, 10, 20, 50))}
