@@ -225,7 +225,7 @@ def drawn(out: Path) -> int:
     table = pd.read_csv(file)
     style.style()
     style.save(draw(table), out, NAME)
-    with pd.option_context("display.max_rows", None, "display.width", 200):
+    with pd.option_context("display.max_rows", None, "display.max_columns", None, "display.width", 200):
         print((table.set_index(["split", "variant"])[["hF", "estimate", "low", "high"]] * 100).round(2))
     print(finding(table))
     return 0
