@@ -103,10 +103,8 @@ class ClapNetwork(nn.Module):
         self.encoder: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def log_mel(self, waveforms: torch.Tensor) -> torch.Tensor:
-        """Waveforms (B, samples), in [-1, 1] or int16 -> log-mel (B, mel_bins, frames) in dB, always in fp32.
-
-        As laion-clap's: Hann window, centred frames, reflected ends, Slaney mel bands, 10 log10 with a floor of 1e-10.
-        """
+        """Waveforms (B, samples), in [-1, 1] or int16 -> log-mel (B, mel_bins, frames) in dB, always in fp32. As
+        laion-clap's: Hann window, centred frames, reflected ends, Slaney mel bands, 10 log10 with a floor of 1e-10."""
         audio, mel = self.config.audio, self.audio_branch.logmel_extractor.melW  # (n_fft / 2 + 1, mel_bins)
         waveforms = to_float(waveforms) if waveforms.dtype == torch.int16 else waveforms.float()
         with torch.autocast(waveforms.device.type, enabled=False):
@@ -120,9 +118,7 @@ class ClapNetwork(nn.Module):
 
     def spectrogram_image(self, waveforms: torch.Tensor, augment: bool = False) -> torch.Tensor:
         """Waveforms (B, window_samples), in [-1, 1] or int16 -> HTSAT's images (B, 1, spec_size, spec_size), in fp32.
-
-        `augment`: SpecAugment's random stripes of time and frequency, as in laion-clap's training (train mode only).
-        """
+        `augment`: SpecAugment's random stripes of time and frequency, as in laion-clap's training (train mode only)."""
         branch = self.audio_branch
         with torch.autocast(waveforms.device.type, enabled=False):
             # Frames come last: on (B, mel_bins, frames, 1) PyTorch 2.13 gives BatchNorm wrong gradients.
@@ -134,10 +130,8 @@ class ClapNetwork(nn.Module):
             return branch.reshape_wav2img(x)
 
     def audio_embedding(self, waveforms: torch.Tensor, augment: bool = False) -> torch.Tensor:
-        """Waveforms (B, window_samples), in [-1, 1] or int16 -> embeddings (B, 512), float32, L2-normalised.
-
-        `augment`: as for `spectrogram_image`. Raises ValueError for activation checkpointing without `fast`.
-        """
+        """Waveforms (B, window_samples), in [-1, 1] or int16 -> embeddings (B, 512), float32, L2-normalised. `augment`:
+        as for `spectrogram_image`. Raises ValueError for activation checkpointing without `fast`."""
         image = self.spectrogram_image(waveforms, augment)
         recompute = self.recompute_activations and torch.is_grad_enabled()
         if self.encoder is not None:
@@ -274,10 +268,8 @@ class Clap:
         return mean / np.maximum(np.linalg.norm(mean, axis=1, keepdims=True), 1e-12)
 
     def embed_text(self, texts: Sequence[str], batch: int = 16, progress: bool = True) -> np.ndarray:
-        """Texts -> embeddings (N, 512), float32, L2-normalised, in the order given. An empty text has one too.
-
-        Texts of similar length share a batch; no embedding depends on the batch.
-        """
+        """Texts -> embeddings (N, 512), float32, L2-normalised, in the order given. An empty text has one too. Texts of
+        similar length share a batch; no embedding depends on the batch."""
         self.network.eval()
         rows = [encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))]
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
@@ -352,8 +344,11 @@ def load_clap(checkpoint, tokenizer=None, device="cpu", precision: str = "fp32",
     else:
         config, file = ClapConfig(), path
     state = read_state(file) if file.suffix == ".safetensors" else read_state(safetensors_copy(file))
-    with clap_networks().no_init_weights():  # all are loaded below
-        network = ClapNetwork(config)
+    try:
+        with clap_networks().no_init_weights():  # all are loaded below
+            network = ClapNetwork(config)
+    except (ArithmeticError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} has a config.json of a network that cannot be built: {error}") from error
     expected = network.state_dict()
     unused = {name: torch.zeros_like(value) for name, value in expected.items() if name.startswith(_UNUSED)}
     state = unused | {name: value for name, value in expected.items() if _derived(name)} | state
@@ -416,10 +411,8 @@ def _derived(name: str) -> bool:
 
 
 def save_clap(network: ClapNetwork, tokenizer: Tokenizer, folder, half: bool = False) -> None:
-    """Write `folder`/{model.safetensors, config.json, tokenizer.json}, each atomically.
-
-    `half`: store large weights in fp16, half the size (they are fp32 again when loaded).
-    """
+    """Write `folder`/{model.safetensors, config.json, tokenizer.json}, each atomically. `half`: store large weights in
+    fp16, half the size (they are fp32 again when loaded)."""
     folder = Path(folder)
     state = {name: value for name, value in network.state_dict().items() if not _derived(name)}
     if half:
@@ -451,10 +444,8 @@ def read_config(path) -> ClapConfig:
 
 
 def load_tokenizer(source, config: ClapConfig) -> Tokenizer:
-    """`source` as in `load_clap`, set to cut texts after `config.tokens` tokens and not to pad.
-
-    Raises CheckpointError if it is missing, damaged, or has more words than the network knows.
-    """
+    """`source` as in `load_clap`, set to cut texts after `config.tokens` tokens and not to pad. Raises CheckpointError
+    if it is missing, damaged, or has more words than the network knows."""
     if not isinstance(source, Tokenizer):
         source = _read_tokenizer(Path(source) if source is not None else None)
     if source.get_vocab_size() > config.vocab_size:

@@ -28,7 +28,7 @@ from haf_utils.clap import (
 )
 from haf_utils.datasets import load_bsd
 from haf_utils.fast import frontend
-from haf_utils.io.checkpoints import CheckpointError
+from haf_utils.io.checkpoints import CheckpointError, read_state
 from haf_utils.profiles import PROFILES, AudioConfig, ClapConfig
 from haf_utils.taxonomy import CLASSES, NAMES
 
@@ -567,8 +567,38 @@ def test_a_folder_of_transformers_clap_model_gives_its_embeddings(tmp_path):
         assert (other[0] - other[1]).abs().max() > 1e-3
 
 
+def test_weights_under_any_one_name_are_found_and_two_networks_are_not_guessed_between(mini, tmp_path):
+    state = mini.network.state_dict()
+    for content in ({"student": state, "optimizer": {"state": {0: {"exp_avg": state["logit_scale_a"]}}}}, state):
+        torch.save(content, tmp_path / "a.pt")
+        assert read_state(tmp_path / "a.pt").keys() == state.keys()
+    torch.save({"student": state, "teacher": state}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="a.pt holds no state dict: 'student' is no tensor"):
+        read_state(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(("key", "message"), [(None, "weights missing"), ((2, 3), "holds a damaged ClapModel")])
+def test_a_clap_model_without_a_fitting_key_is_named(mini, tmp_path, key, message):
+    save_clap(mini.network, mini.tokenizer, tmp_path)
+    name = "audio_model.audio_encoder.layers.0.blocks.0.attention.self"
+    state = {f"{name}.query.weight": torch.ones(4, 4)} | ({f"{name}.key.weight": torch.ones(key)} if key else {})
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=f"{tmp_path.name}.*{message}"):
+        load_clap(tmp_path)
+
+
+@pytest.mark.parametrize("sizes", [{"htsat_dim": "x"}, {"text_heads": 0}, {"spec_size": 7}, {"htsat_dim": -4}])
+def test_a_configuration_of_no_network_is_named(mini, tmp_path, sizes):
+    save_clap(mini.network, mini.tokenizer, tmp_path)
+    values = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(values | sizes))
+    with pytest.raises(CheckpointError, match=f"{tmp_path.name} has a config.json of a network that cannot be built"):
+        load_clap(tmp_path)
+
+
 @pytest.mark.parametrize(
-    "wrapper", ["model.", "module.model.", "_orig_mod.", "clap_model.", "net.", "module.clap_model."]
+    "wrapper",
+    ["model.", "module.model.", "_orig_mod.", "clap_model.", "net.", "module.clap_model.", "model.student.", "ema."],
 )
 def test_checkpoints_in_the_usual_wrappers_are_read(mini, tmp_path, monkeypatch, wrapper):
     save_clap(mini.network, mini.tokenizer, tmp_path)

@@ -178,10 +178,8 @@ def _weights(parameter: str, file: str) -> str:
 
 
 def finetune_config(space: Workspace, **choices) -> FinetuneConfig:
-    """The configuration of a run in `space`; `choices` are any other fields of `FinetuneConfig`.
-
-    Raises TypeError that names a field that does not exist.
-    """
+    """The configuration of a run in `space`; `choices` are any other fields of `FinetuneConfig`. Raises TypeError that
+    names a field that does not exist."""
     where = ("dataset", "extra", "evaluation", "runs", "scratch", "tokenizer", "profile", "device", "precision")
     weights = space.passt if choices.get("system") == "passt" else space.checkpoint
     return FinetuneConfig(**{name: getattr(space, name) for name in where} | {"weights": weights} | choices)

@@ -35,7 +35,9 @@ _OLD_MAGIC = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 # What others wrap a network in: (Distributed)DataParallel, Lightning, torch.compile, laion-clap's CLAP_Module.
-_WRAPPERS = re.compile(r"^(?:(?:module|model|_orig_mod|clap_model|net)\.)+")
+# Whatever stands before the names of a CLAP's parts, but for a run's backbone; of other networks, the usual wrappers.
+_PARTS = r"(?:(?:audio|text)_(?:branch|model|projection|transform)\.|logit_scale_[at]$)"
+_WRAPPERS = re.compile(rf"^(?!backbone\.|{_PARTS})(?:\w+\.)+?(?={_PARTS})|^(?:(?:module|model|_orig_mod|net)\.)+")
 # Names of transformers' ClapModel -> LAION's, in turn (its convert_clap_original_pytorch_to_hf.py, reversed).
 _TRANSFORMERS = {
     r"^text_model\.": "text_branch.",
@@ -150,6 +152,9 @@ def read_state(path) -> dict[str, torch.Tensor]:
     state = content if isinstance(content, Mapping) else None
     for key in ("state_dict", "model_state_dict", "model", "net") if state else ():
         state = state[key] if isinstance(state.get(key), Mapping) else state
+    inner = [value for value in (state or {}).values() if isinstance(value, Mapping)]
+    inner = [value for value in inner if any(map(torch.is_tensor, value.values()))]
+    state = inner[0] if len(inner) == 1 else state  # under another name, alone
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(f"{path} holds a {type(content).__name__} without weights")
     if wrong := [name for name, value in state.items() if not (isinstance(name, str) and torch.is_tensor(value))]:
@@ -162,7 +167,10 @@ def read_state(path) -> dict[str, torch.Tensor]:
     if len(plain) < len(state):
         raise CheckpointError(f"{path} holds several networks under different names: save one of them alone")
     if any(name.startswith("audio_model.audio_encoder.") for name in plain):
-        plain = _from_transformers(plain)
+        try:
+            plain = _from_transformers(plain)
+        except RuntimeError as error:  # of torch.cat
+            raise CheckpointError(f"{path} holds a damaged ClapModel: {error}") from error
     for name in ("position_ids", "token_type_ids"):
         plain.pop(f"text_branch.embeddings.{name}", None)
     return plain
@@ -176,7 +184,7 @@ def _from_transformers(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Ten
             name = re.sub(theirs, ours, name)
         found[name] = value
     for name in [name for name in found if "attn.query" in name]:
-        parts = [found.pop(name.replace("query", part)) for part in ("query", "key", "value")]
+        parts = [found.pop(name.replace("query", part), torch.zeros(0)) for part in ("query", "key", "value")]
         found[name.replace("query", "qkv")] = torch.cat(parts)
     return found
 

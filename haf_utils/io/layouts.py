@@ -72,9 +72,7 @@ def expect_layout(root: Path, wanted: str) -> None:
 
 def audio_files(folder: str | os.PathLike) -> dict[str, str]:
     """Audio files in `folder`, name without extension, in composed letters (NFC), -> path; empty if there is no folder.
-
-    Raises ValueError where two files of one format have the same name.
-    """
+    Raises ValueError where two files of one format have the same name."""
     files: dict[str, tuple[int, str]] = {}
     if os.path.isdir(folder):
         with os.scandir(folder) as entries:
