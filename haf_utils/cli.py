@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from itertools import takewhile
 from pathlib import Path
 
-from haf_utils.io.progress import FORESEEABLE, adapt
+from haf_utils.io.progress import FORESEEABLE, adapt, printable
 
 __all__ = ["main"]
 
@@ -199,7 +199,7 @@ def _predict(given) -> int:
             unwritten = error
     for _, row in table.iterrows():
         span = f"  {row['start']:.1f} to {row['end']:.1f} s" if given.segments else ""
-        print(f"{row['file']}{span}\n    {predicting.describe(row)}")
+        print(f"{printable(row['file'])}{span}\n    {printable(predicting.describe(row))}")
     rows = f"{len(table)} {'segment' if given.segments else 'recording'}{'s' * (len(table) != 1)}"
     if unwritten:
         raise OSError(f"{given.out} could not be written ({unwritten}); the classes stand above")

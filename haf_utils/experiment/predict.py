@@ -35,7 +35,7 @@ from haf_utils.inputs import LiveInputs
 from haf_utils.io.checkpoints import read_weights
 from haf_utils.io.decoding import decoded
 from haf_utils.io.files import walk
-from haf_utils.io.progress import bar
+from haf_utils.io.progress import bar, printable
 from haf_utils.model import ClapBackbone, Model, PasstBackbone
 from haf_utils.passt import build_passt
 from haf_utils.runs import Predictions, Run, RunError, load_run
@@ -138,9 +138,7 @@ def predict_all(model: TrainedModel, recordings: Recordings, views: int = 0) -> 
 
 def predict_again(run: Run, part: str, views: int, space: Workspace) -> Predictions:
     """Predictions of a trained run on its own clips of `part` in any number of views; the first are those it recorded.
-
-    space: where the datasets are now.
-    """
+    space: where the datasets are now."""
     names = ("dataset", "extra", "evaluation", "scratch", "device")
     recipe = resolve(config_of(run, **{name: getattr(space, name) for name in names}, tta_views=views))
     assembled = assemble(recipe)
@@ -270,8 +268,9 @@ def match_texts(paths: Sequence[Path], texts: Mapping[str, str]) -> list[str]:
 def passed_over(given: Sequence[Path | str]) -> str:
     """What `find_recordings` leaves out of the folders given, by extension: ".m4a (2), .txt (1)"; "" for nothing."""
     files = {file for path in map(Path, given) if path.is_dir() for file in walk(path)}
-    kinds = Counter(file.suffix.lower() or file.name for file in files)
-    return ", ".join(f"{kind} ({count})" for kind, count in sorted(kinds.items()) if kind not in EXTENSIONS)
+    kinds = Counter(kind for file in sorted(files) if (kind := file.suffix.lower() or file.name) not in EXTENSIONS)
+    shown = ", ".join(f"{printable(kind)} ({count})" for kind, count in sorted(kinds.most_common(12)))
+    return shown + f" and {len(kinds) - 12} other kinds" * (len(kinds) > 12)
 
 
 def read_texts(path: Path | str) -> dict[str, str]:

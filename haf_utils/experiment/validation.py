@@ -13,6 +13,7 @@ import pandas as pd
 
 from haf_utils.datasets import audio_files, features_folder, load, read_features
 from haf_utils.experiment import manifest as manifests
+from haf_utils.io.progress import printable
 from haf_utils.io.recordings import CATEGORIES as DEFECTS
 from haf_utils.io.store import changed_clips
 
@@ -79,7 +80,7 @@ class Report:
                 mark = "note" if category in NOTES else "problem"
                 lines.append(f"{mark}: {len(found):,} × {category} ({meaning})")
                 for sound_id, message in found[["sound_id", "message"]].head(5).itertuples(index=False):
-                    lines.append("    " + ": ".join(filter(None, (sound_id, message))))
+                    lines.append("    " + printable(": ".join(filter(None, (sound_id, message)))))
                 if len(found) > 5:
                     lines.append(f"    and {len(found) - 5:,} more")
         if self.manifest_path:

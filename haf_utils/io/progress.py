@@ -12,7 +12,7 @@ import tempfile
 
 from tqdm.auto import tqdm
 
-__all__ = ["FORESEEABLE", "adapt", "bar", "headless", "line"]
+__all__ = ["FORESEEABLE", "adapt", "bar", "headless", "line", "printable"]
 
 # What a user can mend, and what libraries raise for it; a KeyError, say, is a mistake of the program.
 FORESEEABLE = (EOFError, ImportError, MemoryError, OSError, RuntimeError, TypeError, ValueError)
@@ -39,6 +39,11 @@ def headless() -> bool:
 def bar(iterable=None, *, description: str = "", quiet: bool = False, **options):
     """tqdm over `iterable` (or with `total`, to be updated by hand); silent where headless or `quiet`."""
     return tqdm(iterable, desc=description, disable=quiet or headless(), leave=False, **options)
+
+
+def printable(text: str) -> str:
+    """A name or title from a stranger, as a terminal may show it: line breaks and control characters as escapes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def line(text: str, quiet: bool = False) -> None:

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 import shutil
 from pathlib import Path
 
@@ -277,6 +278,15 @@ def test_what_is_no_recording_in_a_folder_is_listed(tmp_path):
         (tmp_path / name).touch()
     assert passed_over([tmp_path, tmp_path / "sub", tmp_path / "a.wav"]) == ".m4a (2), .txt (1), notes (1)"
     assert passed_over([tmp_path / "a.wav"]) == ""
+    for kind in range(20):
+        (tmp_path / f"x\x1b.{kind}").touch()
+    assert re.fullmatch(r"(\S+ \(\d\),? ){12}and 11 other kinds", passed_over([tmp_path]))
+
+
+def test_control_characters_of_a_name_do_not_reach_the_terminal(runs, work, tmp_path, capsys):
+    shutil.copy(work / "data/audio/0.wav", tmp_path / "\x1b[31m\nred \u00fc.wav")
+    assert main(["predict", str(runs["head"]), str(tmp_path)]) == 0
+    assert "\\x1b[31m\\nred \u00fc.wav\n    " in capsys.readouterr().out
 
 
 def test_a_timeline_says_when_which_class_is_heard(models, work, tmp_path, capsys, runs):
