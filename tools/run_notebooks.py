@@ -14,6 +14,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import logging
 import os
 import shlex
 import signal
@@ -272,6 +273,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run_all(space: Workspace, todo: Sequence[Step], wanted: tuple[str, ...], fresh: bool) -> int:
     """Run what is out of date. A notebook that fails is named, and the others go on."""
+    for name in ("asyncio", "papermill"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # how a kernel ended is said here, in one sentence
     root = writable(space.runs)
     state_file = root / "pipeline.json"
     state = {} if fresh else _read_state(state_file)

@@ -1,6 +1,7 @@
 """The main job on the tiny dataset: every notebook runs, a second run does nothing, an interrupted one goes on."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -73,7 +74,8 @@ def test_interrupted_main_job_goes_on_from_its_notebook(finished):
     time.sleep(min(2.0, seconds / 4))
     os.kill(job.pid, signal.SIGINT)
     assert job.wait(60) == 130
-    assert "goes on from there" in job.stderr.read()
+    said = job.stderr.read().strip()
+    assert said.startswith("interrupted in") and said.endswith("the same command goes on from there")
     assert json.loads((root / "pipeline.json").read_text()).keys() == state.keys()
     assert main(["--profile", "tiny", "--runs", str(finished)]) == 0
 
@@ -252,6 +254,17 @@ def test_a_notebook_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypat
     printed = capsys.readouterr()
     assert ran == ["01", "02"] and "want of memory" in printed.err and "failed: 01_data" in printed.err
     assert main(arguments) == 0 and ran == ["01", "02", "01", "02"]  # what came after it, again
+
+
+def test_an_interrupted_notebook_is_told_in_one_sentence(tmp_path, monkeypatch, capsys, caplog):
+    def interrupt(notebook, output, parameters):
+        for name in ("papermill", "asyncio"):
+            logging.getLogger(name).error("Kernel died")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_notebooks, "_run_notebook", interrupt)
+    assert main(["--profile", "tiny", "--runs", str(tmp_path), "--only", "01"]) == 130
+    assert capsys.readouterr().err.strip().startswith("interrupted in 01_data_exploration.ipynb") and not caplog.records
 
 
 def test_a_table_of_an_earlier_run_is_not_shown_as_new(tmp_path, capsys):
