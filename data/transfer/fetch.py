@@ -55,11 +55,15 @@ def fetch(file: RemoteFile, folder: Path, attempts: int = 5, pause: float = 2.0)
     """Download a file, or the rest of it, and check it. Returns its path; it has that name only once it is right.
 
     A broken connection is taken up again where it broke; `attempts` in a row that bring nothing end it.
-    Raises OSError (network, disk) or ValueError (a checksum or a size that is not as stated).
+    Raises OSError (network, disk) or ValueError (a checksum or a size that is not as stated, a file of that name that
+    is another).
     """
     path, part = folder / file.name, folder / f"{file.name}.part"
-    if path.exists() and path.stat().st_size == file.size:
-        return path
+    kind, _, stated = file.checksum.partition(":")
+    if path.exists():
+        if path.is_file() and path.stat().st_size == file.size and (not stated or file_digest(path, kind) == stated):
+            return path
+        raise ValueError(f"{path} exists and is not what the source states now: move it away or choose --to")
     folder.mkdir(parents=True, exist_ok=True)
     if not part.exists() or part.stat().st_size > file.size:
         part.write_bytes(b"")
@@ -80,7 +84,6 @@ def fetch(file: RemoteFile, folder: Path, attempts: int = 5, pause: float = 2.0)
                 raise OSError(f"{file.url}: {reason}; tried {attempts} times. Run the command again to go on.")
             if failures:
                 time.sleep(pause * 2**failures)
-    kind, _, stated = file.checksum.partition(":")
     if stated and (found := file_digest(part, kind)) != stated:
         part.unlink()  # going on from wrong bytes would never end
         raise ValueError(

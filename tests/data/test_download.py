@@ -388,6 +388,17 @@ def test_longer_than_stated(site, tmp_path):
     assert not (tmp_path / "a.bin").exists()
 
 
+@pytest.mark.parametrize("there", [b"abcdeX", b"my own notes", b""])
+def test_a_file_of_the_name_that_is_another_is_kept_and_named(site, tmp_path, there):
+    site.files["/a.bin"] = b"abcdef"
+    (tmp_path / "a.bin").write_bytes(there)
+    with pytest.raises(ValueError, match="a.bin exists and is not what the source states now: move it away"):
+        fetch(remote(site, "/a.bin"), tmp_path)
+    assert (tmp_path / "a.bin").read_bytes() == there and not site.log
+    (tmp_path / "a.bin").write_bytes(b"abcdef")
+    assert fetch(remote(site, "/a.bin"), tmp_path) == tmp_path / "a.bin" and not site.log
+
+
 def test_part_longer_than_the_file_is_thrown_away(site, tmp_path):
     site.files["/a.bin"] = b"abcdef"
     (tmp_path / "a.bin.part").write_bytes(b"x" * 99)
