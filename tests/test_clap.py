@@ -29,6 +29,7 @@ from haf_utils.clap import (
 from haf_utils.datasets import load_bsd
 from haf_utils.fast import frontend
 from haf_utils.io.checkpoints import CheckpointError, read_state
+from haf_utils.io.third_party import clap_networks
 from haf_utils.profiles import PROFILES, AudioConfig, ClapConfig
 from haf_utils.taxonomy import CLASSES, NAMES
 
@@ -544,6 +545,8 @@ def test_real_size_in_laions_format_is_laion_clap_itself(tmp_path, monkeypatch):
 
 
 def test_a_folder_of_transformers_clap_model_gives_its_embeddings(tmp_path):
+    clap_networks()  # transformers imports torchvision, too, which needs its help
+
     from transformers import ClapConfig as Theirs
     from transformers import ClapModel
 

@@ -34,7 +34,10 @@ def _digest(file: Path) -> str:
 def working_copy(source: Path, target: Path) -> list[str]:
     """Copy the notebooks of `source` into `target` and trust them -> those that differ and were left as they are."""
     record = target / _COPIED
-    copied = json.loads(record.read_text("utf-8")) if record.is_file() else {}
+    try:
+        copied = json.loads(record.read_text("utf-8")) if record.is_file() else {}
+    except ValueError:  # damaged: all that differs counts as a reader's own
+        copied = {}
     different = []
     for file in sorted(source.rglob("*.ipynb")):
         if ".ipynb_checkpoints" in file.parts:

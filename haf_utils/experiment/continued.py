@@ -133,7 +133,11 @@ def continue_pretraining(
     identity = {"start": checkpoint_digest(start, seed), "clips": data.digest, "sources": sorted(sources)}
     identity |= {"settings": dataclasses.asdict(settings), "seed": seed}
     file = folder / "pretraining.json"  # the record of a finished checkpoint; one of version 0.1 has none
-    known = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    try:
+        known = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+        _ = known and (known["identity"], known["evaluation"], known["code"].keys())
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} is damaged ({error!r}): move {folder} away and train again") from error
     finished = known and known["identity"] == identity
     code = known["code"] if finished else code_digests(module)
     key = hashlib.sha256(json.dumps([identity, code], sort_keys=True).encode()).hexdigest()[:12]

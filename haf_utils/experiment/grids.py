@@ -48,9 +48,7 @@ def unique(configs: Sequence[FinetuneConfig]) -> list[Recipe]:
 
 def read_grid(arguments: Sequence[str]) -> list[dict[str, list]]:
     """Grids from the command line: YAML or JSON files, and `name=value,value` arguments that extend each of them.
-
-    Raises ValueError that names the argument, or the file.
-    """
+    Raises ValueError that names the argument, or the file."""
     grids: list[dict] = []
     extension = {}
     for argument in arguments:

@@ -223,10 +223,8 @@ def makeable(
 
 
 def member_of(run: Run, part: str, name: str = "") -> Member:
-    """What `run` says of the clips of `part`, posteriors (V, N, 23) a view, as a member of an ensemble.
-
-    Raises RunError, which names the parts there are, if the run holds no predictions for `part`.
-    """
+    """What `run` says of the clips of `part`, posteriors (V, N, 23) a view, as a member of an ensemble. Raises
+    RunError, which names the parts there are, if the run holds no predictions for `part`."""
     predictions = run.part(part)
     return Member(name or run.name, predictions.ids, predictions.labels, predictions.posteriors, _train_ids(run))
 

@@ -204,10 +204,8 @@ def weights_digest(folder: Path) -> str:
 
 
 def match_state(state: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], path) -> None:
-    """Compare names and shapes of a checkpoint with those of the network that is to take it.
-
-    Raises CheckpointError that names the differences and the configuration that fits.
-    """
+    """Compare names and shapes of a checkpoint with those of the network that is to take it. Raises CheckpointError
+    that names the differences and the configuration that fits."""
     if differences := state_differences(state, expected):
         listed = "; ".join(f"{len(names)} {what} (first {names[0]})" for what, names in differences.items())
         raise CheckpointError(f"{path} does not fit this network: {listed}. {_advice(state)}")

@@ -15,10 +15,8 @@ def cores() -> int:
 
 
 def decoded(function: Callable, items: Iterable, workers: int | None = None) -> Iterator:
-    """`map(function, items)` by several threads, results in order. The first error ends it, as does Ctrl-C.
-
-    workers: threads; None: one a core, at most `MOST`. Raises ValueError for less than one.
-    """
+    """`map(function, items)` by several threads, results in order. The first error ends it, as does Ctrl-C. workers:
+    threads; None: one a core, at most `MOST`. Raises ValueError for less than one."""
     if workers is not None and workers < 1:
         raise ValueError(f"workers={workers} must be 1 or more")
     pool = ThreadPoolExecutor(min(cores(), MOST) if workers is None else workers)

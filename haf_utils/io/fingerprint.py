@@ -51,10 +51,8 @@ def fingerprint(samples: np.ndarray, rate: int) -> np.ndarray:
 
 
 def fingerprints(paths: Iterable[str | os.PathLike], workers: int | None = None) -> list[np.ndarray]:
-    """Fingerprints of recordings, in the order of `paths`; progress on long lists.
-
-    A recording that cannot be read gets an empty fingerprint, which matches nothing, and is named in a UserWarning.
-    """
+    """Fingerprints of recordings, in the order of `paths`; progress on long lists. A recording that cannot be read gets
+    an empty fingerprint, which matches nothing, and is named in a UserWarning."""
     paths, lost = [os.fspath(path) for path in paths], []
 
     def one(path: str) -> np.ndarray:

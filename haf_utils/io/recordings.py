@@ -125,9 +125,7 @@ def header(path) -> tuple[float, int, int]:
 
 def scan(path, use: Callable[[np.ndarray, np.ndarray], None] | None = None, seconds: float | None = None) -> Sound:
     """Read a recording from beginning to end, or its first `seconds`, in constant memory -> `Sound`; raises nothing.
-
-    use: called with each block, float32 (frames, channels), overwritten by the next one, and its mean (frames,).
-    """
+    use: called with each block, float32 (frames, channels), overwritten by the next one, and its mean (frames,)."""
     sound = Sound()
     try:
         with _regular(path) as handle:

@@ -81,6 +81,10 @@ def test_a_finished_checkpoint_of_other_code_is_used_and_marked(space, monkeypat
     (kept,) = Path(space.runs).glob("clap-code~*")
     assert (kept / "model.safetensors").read_bytes() == weights
     assert (Path(space.runs) / "clap-code" / "model.safetensors").read_bytes() != weights
+    for damaged in ("{", '{"identity": 1}', "3", '{"identity": 1, "evaluation": false, "code": []}'):
+        (Path(space.runs) / "clap-code" / "pretraining.json").write_text(damaged)
+        with pytest.raises(ValueError, match="pretraining.json is damaged .*: move .*clap-code away and train again"):
+            continue_pretraining(*arguments, settings)
 
 
 @pytest.mark.parametrize("killed_at", ["history.csv", "pretraining.json", "removal"])
