@@ -123,6 +123,8 @@ def validate(
         warnings.simplefilter("ignore", UserWarning)  # the report says it
         clips = load(root, strict=False)
     findings = list(clips.attrs["problems"])
+    if clips.empty and not findings:
+        raise ValueError(f"{root}: its metadata lists no clip of the task: restore its rows or name another folder")
     findings += [("not UTF-8", "", f"line {line}") for line in clips.attrs["not_utf8_rows"]]
 
     listed = clips[clips.path.notna()]

@@ -46,6 +46,13 @@ def test_a_good_folder(good, capsys):
     assert not list(good.rglob("*.csv.lock"))
 
 
+def test_a_folder_whose_metadata_lost_all_rows_is_not_right(good, capsys):
+    (file,) = (good / "metadata").glob("*_metadata.csv")
+    file.write_text(file.read_text("utf-8").split("\n")[0] + "\n")
+    assert main(["validate", str(good)]) == 2
+    assert "its metadata lists no clip of the task: restore" in capsys.readouterr().err
+
+
 @pytest.fixture
 def bad(tmp_path):
     root = tmp_path / "bad"
