@@ -19,7 +19,7 @@ The method, one idea a file, in the order in which data flows:
 
 The machinery, which only runs it:
 
-    cli           the commands: haf predict, sweep, validate, submission
+    cli           the commands: haf predict, export, sweep, posteriors, leaderboard, compare, validate, submission
     experiment/   from a configuration to run folders: fine-tuning, sweeps, ablations, members, prediction, validation
     plots/        figures, tables and widgets of the notebooks
     io/           files, audio stores, checkpoints, progress, imports of other packages
@@ -28,7 +28,7 @@ The machinery, which only runs it:
 What may be touched:
 
     the method                    change it and its numbers move: publish the figures again (make figures)
-    experiment/, plots/, cli      freely: other questions, other pictures, other commands
+    experiment/, plots/, cli      freely, or deleted: the method does without them
     io/                           only with its tests
     fast/                         only with a benchmark (make bench)
 
