@@ -32,26 +32,30 @@ class Scored(NamedTuple):
 
 
 def leaderboard(runs: Sequence[Run]) -> pd.DataFrame:
-    """A row a recipe and the code that trained it, best first: test hF as mean over its runs, with the 95 % interval
-    over the clips that they were tested on (every seed counts alike), folds, seeds, how many were made by other code
-    than today's, and one of the folders, below that of the runs."""
-    groups: dict[tuple, list[Run]] = {}
+    """A row a recipe, the code that trained it and the clips that it was tested on, best first: hF of these clips,
+    pooled over folds, as mean over seeds, with the 95 % interval over clips, folds, seeds,
+    how many runs were made by other code than today's, and one of the folders, below that of the runs."""
+    groups: dict[tuple, dict[int, dict[int, Run]]] = {}
     for run in runs:
-        key = tuple(sorted((k, str(v)) for k, v in run.config["config"].items() if k not in REPLICATE_FIELDS))
+        config = run.config["config"]
+        key = tuple(sorted((k, str(v)) for k, v in config.items() if k not in REPLICATE_FIELDS))
         made_of = run.config["digests"].get("dataset"), str(run.config.get("code"))
-        groups.setdefault((key, *made_of), []).append(run)
+        groups.setdefault((key, *made_of), {}).setdefault(config["seed"], {})[config["fold"]] = run
+    recipes: dict[tuple, list[list[Run]]] = {}  # a list a seed: its runs by fold, tested on the same clips
+    for key, by_seed in groups.items():
+        for by_fold in by_seed.values():
+            own = [by_fold[fold] for fold in sorted(by_fold)]
+            recipes.setdefault((key, *(tuple(run.part("test").ids) for run in own)), []).append(own)
     rows = []
-    for members in groups.values():
-        parts = [run.part("test") for run in members]
-        labels = np.concatenate([part.labels for part in parts])
-        predicted = np.concatenate([part.probabilities.argmax(1) for part in parts])
-        samples = bootstrap(labels, predicted, np.random.default_rng(0), replicates=500)["hF"][0]
-        low, high = interval(samples)
-        recipe = re.sub(r"_f\d+_s\d+(~\w+)?$", "", members[0].name)
-        mean = np.mean([hierarchical_scores(p.labels, p.probabilities.argmax(1))["hF"] for p in parts])
-        folds, seeds = (len({run.config["config"][name] for run in members}) for name in ("fold", "seed"))
-        other = sum(bool(other_code(run.config)) for run in members)
-        rows.append((recipe, mean, low, high, folds, seeds, other, "/".join(members[0].folder.parts[-2:])))
+    for members in recipes.values():
+        labels = np.concatenate([run.part("test").labels for run in members[0]])
+        predicted = [np.concatenate([run.part("test").probabilities.argmax(1) for run in own]) for own in members]
+        samples = bootstrap(labels, np.stack(predicted), np.random.default_rng(0), replicates=500)["hF"]
+        low, high = interval(samples.mean(0))
+        mean = np.mean([hierarchical_scores(labels, of_seed)["hF"] for of_seed in predicted])
+        first, other = members[0][0], sum(bool(other_code(run.config)) for own in members for run in own)
+        recipe = re.sub(r"_f\d+_s\d+(~\w+)?$", "", first.name)
+        rows.append((recipe, mean, low, high, len(members[0]), len(members), other, "/".join(first.folder.parts[-2:])))
     columns = ["recipe", "hF", "low", "high", "folds", "seeds", "other code", "folder"]
     return pd.DataFrame(rows, columns=columns).sort_values("hF", ascending=False, ignore_index=True)
 

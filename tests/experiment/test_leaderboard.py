@@ -181,3 +181,21 @@ def test_a_tampered_run_is_scored_nowhere(runs, tmp_path, capsys):
     write_json(other / "config.json", {"config": [], "digests": {}})
     with pytest.raises(RunError, match="config.json is damaged"):
         scored(other)
+
+
+def test_a_recipe_is_scored_on_its_clips_and_more_seeds_of_one_model_tell_no_more(tmp_path):
+    """The score lies inside its interval, and seeds are no other clips: copies of a run leave the interval as it is."""
+    first = write_run(tmp_path / "x", 0.6, fold=0)
+    (alone,) = leaderboard(read_all(tmp_path)[0]).itertuples()
+    for seed in (1, 2):
+        copy = shutil.copytree(first, first.with_name(f"haf-head_f0_s{seed}"))
+        record = json.loads((copy / "config.json").read_text())
+        record["config"] |= {"seed": seed, "name": copy.name}
+        write_json(copy / "config.json", record)
+    (row,) = leaderboard(read_all(tmp_path)[0]).itertuples()
+    assert (row.folds, row.seeds) == (1, 3) and (row.hF, row.low, row.high) == pytest.approx(
+        (alone.hF, alone.low, alone.high)
+    )
+    assert row.low < row.hF < row.high
+    (other := write_run(tmp_path / "x", 0.6, fold=1, seed=1)).rename(other.with_name("second"))
+    assert sorted(leaderboard(read_all(tmp_path)[0])["seeds"]) == [1, 2]  # seed 1 has a fold more than the others
