@@ -19,7 +19,7 @@ from haf_utils.runs import Run, RunError, finished, load_run
 from haf_utils.statistics import Difference, bootstrap, decimals, interval, mcnemar, paired_difference
 
 __all__ = ["Pooled", "compare", "compare_all", "errors_inside_parent", "head_twin", "joint_recipes", "on_clips",
-           "one_fold", "one_seed", "pool", "read_runs", "recipe_of", "score", "severity", "standing", "told",
+           "one_seed", "pool", "read_runs", "recipe_of", "score", "severity", "standing", "told",
            "verdict", "without_tta"]  # fmt: skip
 
 _OF_A_RUN = ("config.json", "predictions.npz")
@@ -29,7 +29,7 @@ REPLICATE_FIELDS = (*LOCATION_FIELDS, "fold", "seed")  # what may differ between
 @dataclass(frozen=True)
 class Pooled:
     """Out-of-fold predictions of one recipe under S seeds: ids (N,) sorted, labels (N,), folds (N,) that each clip was
-    tested in, posteriors with and without test-time augmentation (S, N, 23), fusion weights (S, N, 2)."""
+    tested in, posteriors with and without test-time augmentation (S, N, 23)."""
 
     name: str
     seeds: tuple[int, ...]
@@ -38,7 +38,6 @@ class Pooled:
     folds: np.ndarray
     probabilities: np.ndarray
     plain: np.ndarray
-    weights: np.ndarray
     training_clips: float  # mean over folds
     absent_classes: tuple[int, ...]  # labels without a training clip in some fold
     by_other_code: bool = False  # whether other code than the present made any of the runs
@@ -123,7 +122,6 @@ def pool(runs: Sequence[Run], wanted: FinetuneConfig, folds: Sequence[int] = ran
         folds=np.repeat(list(folds), [len(part.ids) for part in parts[0]])[order],
         probabilities=stack("probabilities"),
         plain=stack("plain"),
-        weights=stack("weights"),
         training_clips=float(np.mean([(split["part"] == "train").sum() for split in splits])),
         absent_classes=tuple(sorted({label for run in chosen[0] for label in run.metrics["absent_classes"]})),
         by_other_code=any(other_code(run.config) for row in chosen for run in row),
@@ -138,19 +136,14 @@ def without_tta(pooled: Pooled) -> Pooled:
 def one_seed(pooled: Pooled, seed: int) -> Pooled:
     """The runs under one of the seeds alone; they count as seed 0, so that two seeds can be compared."""
     row = [pooled.seeds.index(seed)]
-    arrays = {name: getattr(pooled, name)[row] for name in ("probabilities", "plain", "weights")}
+    arrays = {name: getattr(pooled, name)[row] for name in ("probabilities", "plain")}
     return dataclasses.replace(pooled, name=f"{pooled.name}, seed {seed}", seeds=(0,), **arrays)
-
-
-def one_fold(pooled: Pooled, fold: int) -> Pooled:
-    """The predictions of one fold's test clips."""
-    return on_clips(pooled, pooled.folds == fold, f"fold {fold}")
 
 
 def on_clips(pooled: Pooled, chosen: np.ndarray, which: str) -> Pooled:
     """The predictions of the clips for which `chosen` (N,) is true; `which` describes them in the name."""
     rows = {name: getattr(pooled, name)[chosen] for name in ("ids", "labels", "folds")}
-    arrays = {name: getattr(pooled, name)[:, chosen] for name in ("probabilities", "plain", "weights")}
+    arrays = {name: getattr(pooled, name)[:, chosen] for name in ("probabilities", "plain")}
     return dataclasses.replace(pooled, name=f"{pooled.name}, {which}", **rows, **arrays)
 
 
