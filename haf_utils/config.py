@@ -154,7 +154,8 @@ def check(config: FinetuneConfig) -> None:
         if not isinstance(value, fits) or (isinstance(value, bool) and bool not in allowed):
             names = " or ".join(t.__name__ for t in allowed if t is not type(None))
             found = type(value).__name__
-            raise TypeError(f"{field}={value!r} is a {found}, it must be {names} (1.0e-4, not 1e-4, in YAML)")
+            advice = " (1.0e-4, not 1e-4, in YAML)" if (found, *allowed[:1]) == ("str", float) else ""
+            raise TypeError(f"{field}={value!r} is of type {found}, it must be {names}{advice}")
     for field, choices in _CHOICES.items():
         if getattr(config, field) not in choices:
             raise ValueError(f"{field}={getattr(config, field)!r} is unknown: choose one of {', '.join(choices)}")
@@ -209,7 +210,8 @@ def resolve(config: FinetuneConfig) -> Recipe:
     rates = sizes.head if config.train == "head" else sizes.joint
     given, defaults = parameters(config), vars(sizes) | vars(rates) | {"smoothing_factor": sizes.smoothing}
     filled = {name: defaults[name] for name, value in given.items() if value is None}
-    name = config.name or default_name(config)
+    usual: dict[str, typing.Any] = {n: None for n in defaults.keys() & given if given[n] == defaults[n]}  # one run
+    name = config.name or default_name(dataclasses.replace(config, **usual))
     if Path(name).name != name or name.startswith(".") or name in _TAKEN:
         raise ValueError(f"name={name!r} must be a plain folder name, other than {', '.join(_TAKEN)}")
     return Recipe(**given | filled | {"name": name}, sizes=sizes, rates=rates)

@@ -16,12 +16,12 @@ def config(**choices):
 @pytest.mark.parametrize(
     ("choices", "error", "message"),
     [
-        ({"classifier_rate": "1e-4"}, TypeError, "classifier_rate='1e-4' is a str.*float.*1.0e-4"),
-        ({"epochs": True}, TypeError, "epochs=True is a bool, it must be int"),
-        ({"epochs": 3.0}, TypeError, "epochs=3.0 is a float, it must be int"),
+        ({"classifier_rate": "1e-4"}, TypeError, "classifier_rate='1e-4' is of type str.*float.*1.0e-4"),
+        ({"epochs": True}, TypeError, "epochs=True is of type bool, it must be int"),
+        ({"epochs": 3.0}, TypeError, "epochs=3.0 is of type float, it must be int"),
         ({"fold": "0"}, TypeError, "fold='0'"),
         ({"seed": None}, TypeError, "seed=None"),
-        ({"mixup": 1}, TypeError, "mixup=1 is a int, it must be bool"),
+        ({"mixup": 1}, TypeError, "mixup=1 is of type int, it must be bool$"),
         ({"mixup": "False"}, TypeError, "mixup='False'"),
         ({"smoothing": None}, TypeError, "smoothing=None"),
         ({"feature_noise": True}, TypeError, "feature_noise=True"),
@@ -138,3 +138,8 @@ def test_a_workspace_resolves_paths(tiny, tmp_path, monkeypatch):
     assert tiny.runs.endswith("embedded-tiny") and tiny.scratch == tiny.runs
     with pytest.raises(ValueError, match="extra=.*evaluation"):
         workspace(dataset=tiny.dataset, extra=tiny.evaluation, profile="full")
+
+
+def test_a_default_that_is_written_out_is_the_same_run():
+    assert resolve(config(smoothing_factor=0.1, epochs=resolve(config()).epochs)) == resolve(config())
+    assert "smoothing_factor=0.2" in resolve(config(smoothing_factor=0.2)).name
