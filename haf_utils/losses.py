@@ -56,7 +56,7 @@ def targets(labels: torch.Tensor, kind: str, smoothing: float = 0.1) -> torch.Te
         raise ValueError(f"smoothing={kind!r} is unknown: choose one of {', '.join(SMOOTHINGS)}")
     if kind == "none":
         return one_hot_targets(labels)
-    return uniform_targets(labels, smoothing) if kind == "uniform" else hierarchical_targets(labels, smoothing)
+    return {"uniform": uniform_targets, "hierarchical": hierarchical_targets}[kind](labels, smoothing)
 
 
 def soft_cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

@@ -162,11 +162,10 @@ class HafClassifier(nn.Module):
 class LinearClassifier(nn.Module):
     """LayerNorm and a linear layer on the audio embedding alone: the head of PaSST, and of a linear probe."""
 
-    def __init__(self, embedding: int, dropout: float = 0.0):
+    def __init__(self, embedding: int):
         super().__init__()
-        self.classifier = nn.Sequential(
-            nn.LayerNorm(embedding), nn.Dropout(dropout), nn.Linear(embedding, len(CLASSES))
-        )
+        # Not trained with dropout; the layer keeps the names of the weights.
+        self.classifier = nn.Sequential(nn.LayerNorm(embedding), nn.Identity(), nn.Linear(embedding, len(CLASSES)))
 
     def forward(self, features: Features) -> Output:
         audio_only = torch.stack([torch.ones_like(features.presence), torch.zeros_like(features.presence)], dim=1)
@@ -225,7 +224,7 @@ class TextAuxClassifier(nn.Module):
         alignment = 1 - F.cosine_similarity(self.audio(features.audio), text.detach(), dim=-1)
         weights = target.sum(-1)
         per_clip = self.text_weight * losses + self.alignment_weight * weights * alignment
-        return (per_clip * features.presence).sum() / (weights * features.presence).sum().clamp(min=1)
+        return (per_clip * features.presence).sum() / (weights * features.presence).sum().clamp(min=1e-6)
 
 
 class Model(nn.Module):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch import nn
 
 from haf_utils.config import FinetuneConfig, Recipe
 from haf_utils.fast.threads import ahead
@@ -68,8 +69,8 @@ def training_step(
 
     Several parts need less memory: the batch is embedded without gradients, the loss is that of the whole batch (its
     weights, mixup's partners and shares), and each part is embedded again to carry its gradients on (gradient caching,
-    Gao et al., 2021). BatchNorm and patchout inside the backbone see a part alone.
-    Raises FloatingPointError where the loss is not finite, before a weight changes.
+    Gao et al., 2021). BatchNorm, twice, and patchout inside the backbone see a part alone.
+    Raises FloatingPointError where the loss or its gradient is not finite, before a weight changes.
     """
     cached = inputs.live and len(parts) > 1
     # Dropout and patchout draw the same both times.
@@ -87,8 +88,9 @@ def training_step(
             again = _embed(model, inputs, part, seed)
             pairs = [pair for pair in zip(again[:2], of_part, strict=True) if pair[0].requires_grad]
             torch.autograd.backward(*zip(*pairs, strict=True))
-    if not torch.isfinite(loss):  # only here, since it waits for a GPU
-        raise FloatingPointError(f"the loss became {loss.item()}")
+    norm = nn.utils.get_total_norm([weight.grad for weight in model.parameters() if weight.grad is not None])
+    if not torch.isfinite(loss.detach() + norm):  # only here, since it waits for a GPU
+        raise FloatingPointError(f"the loss became {loss.item()}, the length of its gradient {norm.item()}")
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     ema.update(model)

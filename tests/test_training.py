@@ -1,13 +1,18 @@
 """The training step: parts of a batch against the whole, batches, and losses that are no numbers."""
 
+from copy import deepcopy
+from dataclasses import fields
+from itertools import combinations
+
 import numpy as np
 import pytest
 import torch
 
 from haf_utils import training
-from haf_utils.config import FinetuneConfig, resolve
+from haf_utils.config import FUSIONS, LOCATION_FIELDS, MODALITIES, SMOOTHINGS, FinetuneConfig, resolve
+from haf_utils.experiment.assembly import classifier_of
 from haf_utils.inputs import CachedInputs
-from haf_utils.losses import hierarchical_targets
+from haf_utils.losses import hierarchical_targets, targets
 from haf_utils.model import Features, HafClassifier, Model
 from haf_utils.regularizers import Ema
 
@@ -134,3 +139,60 @@ def test_batches_cover_all_rows_and_none_is_alone():
         batches = training._batches(np.arange(clips), 16, np.random.default_rng(0))
         assert sorted(np.concatenate(batches)) == list(range(clips))
         assert min(map(len, batches)) > 1
+
+
+EFFECTS = {  # parameters that act between the embeddings and the trained weights, each with another value
+    "system": "text_aux", "seed": 1, "smoothing": "uniform", "smoothing_factor": 0.3, "mixup": False,
+    "mixup_alpha": 5.0, "mixup_probability": 0.0, "feature_noise": 0.5, "dropout": 0.0, "text_dropout": 0.5,
+    "ema": False, "modality": "audio", "fusion": "mean", "gating": False, "top_level_weight": 0.5, "epochs": 2,
+    "batch": 6, "classifier_rate": 0.01, "backbone_rate": 0.01,
+}  # fmt: skip
+ELSEWHERE = {  # which clips, which weights to begin with, what is done with the trained model: tested where they act
+    *LOCATION_FIELDS, "profile", "train", "initialisation", "whole_model", "split", "fold", "tta_views",
+    "text_at_inference", "extra_weight", "teacher", "soft_weight", "agreement", "confidence_weight", "posteriors",
+    "data_share", "shuffle_texts", "precision",
+    "accumulation", "activation_checkpointing",  # same numbers, less memory
+}  # fmt: skip
+
+
+def trained(**choices) -> torch.Tensor:
+    """Logits of 30 clips by the average of the weights after the last epoch of training on 20 of them."""
+    chosen = recipe(**{"epochs": 3, "batch": 10, "mixup_probability": 0.9} | choices)
+    torch.manual_seed(0)
+    model, inputs = Model(Tower(), classifier_of(chosen, 8)), Numbers(30, torch.Generator().manual_seed(1))
+    labels = np.arange(30) % 23
+    target = targets(torch.from_numpy(labels), chosen.smoothing, chosen.smoothing_factor)
+    rows = {"train": np.arange(20), "validation": np.arange(20, 30)}
+    weights = []
+
+    def after_epoch(state: dict) -> None:
+        weights.append(deepcopy(state["ema"]["model"]))
+
+    best, _ = training.fit(model, inputs, target, labels, rows, chosen, after_epoch=after_epoch, quiet=True)
+    best.load_state_dict(weights[-1])
+    with torch.no_grad():
+        return best.classifier(inputs.embed(best, inputs.prepare(np.arange(30)))).logits
+
+
+@pytest.mark.parametrize("field", EFFECTS)
+def test_every_parameter_of_training_changes_what_is_trained(field):
+    assert torch.equal(trained(), trained())
+    assert not torch.allclose(trained(), trained(**{field: EFFECTS[field]}), atol=1e-6), f"{field} has no effect"
+
+
+def test_every_value_of_a_choice_trains_something_else():
+    for field, values in {"smoothing": SMOOTHINGS, "fusion": FUSIONS, "modality": MODALITIES}.items():
+        for one, other in combinations([trained(**{field: value}) for value in values], 2):
+            assert not torch.allclose(one, other, atol=1e-6), f"two values of {field} do the same"
+
+
+def test_no_parameter_is_forgotten_here():
+    assert {field.name for field in fields(FinetuneConfig)} == {*EFFECTS, *ELSEWHERE}
+
+
+def test_a_gradient_that_is_no_number_changes_nothing_either(monkeypatch):
+    """A finite loss of which the derivative is not: sqrt at zero."""
+    own = training.batch_loss
+    monkeypatch.setattr(training, "batch_loss", lambda *given: own(*given) + (own(*given) * 0).sqrt() * 0)
+    with pytest.raises(FloatingPointError, match="gradient nan"):
+        step(1, {})
