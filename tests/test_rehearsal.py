@@ -22,13 +22,14 @@ from haf_utils.experiment.workspace import make_embedded
 from haf_utils.io.files import state, walk
 from haf_utils.passt import build_passt
 from haf_utils.profiles import profile
+from tools.posteriors import write_nested
 from tools.run_notebooks import main
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         os.environ.get("HAF_TEST_REHEARSAL") != "1",
-        reason="HAF_TEST_REHEARSAL=1 is for a machine with 12 GB of memory, 15 GB of disk and half an hour for it",
+        reason="HAF_TEST_REHEARSAL=1 is for a machine with 12 GB of memory, 15 GB of disk and 20 minutes for it",
     ),
 ]
 
@@ -148,7 +149,8 @@ def results(runs: Path) -> Path:
 
 
 def test_the_full_size_path_to_its_end(folder, capsys):
-    """All notebooks, all members, at real sizes, within `MEMORY` and `DISK`."""
+    """All notebooks, all members, those through teacher, stages and posteriors too, at real sizes, within `MEMORY` and
+    `DISK`."""
     source = make_embedded("mini")
     data = folder / "data"
     cut(source / "BSD10k", data / "BSD10k", 5, CLASSES)
@@ -156,8 +158,10 @@ def test_the_full_size_path_to_its_end(folder, capsys):
     cut(source / "evaluation", data / "evaluation", 4)
     captioned(source, data, 6)
     given = {"data": data / "BSD10k", "extra": data / "BSD35k-CS", "evaluation": data / "evaluation"}
-    given |= {"fsd50k": data / "FSD50K", "nsynth": data, "profile": "full"} | weights(folder)
     assert len(table_of(data / "BSD10k")[1]) == 40
+    write_nested(folder / "words", *map(str, given.values()))
+    given |= {"fsd50k": data / "FSD50K", "nsynth": data, "posteriors": folder / "words", "profile": "full"}
+    given |= weights(folder)
     with peaks(folder) as taken:
         assert run(folder / "runs", **given) == 0
     print({name: f"{value / 1e9:.1f} GB" for name, value in taken.items()})
@@ -165,6 +169,8 @@ def test_the_full_size_path_to_its_end(folder, capsys):
     systems = pd.read_csv(root / "results.csv")["system"].tolist()
     assert systems[1:] == ["ours", "task1-1", "task1-2", "task1-3"]
     assert len(list((root / "submission").glob("*.output.csv"))) == 4
+    fields = [json.loads(file.read_text()).get("config", {}) for file in root.glob("*/config.json")]
+    assert any(own.get("whole_model") and own.get("posteriors") for own in fields)  # stage 3, with the third input
     order = [line[:2] for line in capsys.readouterr().out.splitlines() if line.endswith(" s") and line[:2].isdigit()]
     assert order == ["00", "01", "02", "04", "06", "03", "06", "05", "07"]
     assert 1e9 < taken["memory"] < MEMORY and 1e9 < taken["disk"] < DISK, taken
