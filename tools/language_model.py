@@ -36,8 +36,7 @@ is of this class as its value. The values sum to 1. Where the metadata leave it 
 
 
 def prompts(dataset: Path, out: Path) -> None:
-    """Write a line a clip: custom_id, which depends on the prompt, sound_id and prompt. Classes are defined as in the
-    dataset's BST_description.csv; where it has none, they have their names alone."""
+    """Write a line a clip; custom_id depends on the prompt. Classes as BST_description.csv defines them, or by name."""
     file = dataset / "metadata" / "BST_description.csv"
     table = read_csv(file).set_index("class_key") if file.is_file() else pd.DataFrame()
     told = table.reindex(index=CLASSES, columns=["description", "examples"]).fillna("")
@@ -46,17 +45,18 @@ def prompts(dataset: Path, out: Path) -> None:
     clips = load(dataset)
     with open(out, "x", encoding="utf-8") as lines:
         for clip, seconds in zip(clips.itertuples(), headers(clips.path.fillna("")).seconds, strict=True):
-            facts = {name: getattr(clip, name) or "(none)" for name in ("title", "tags", "description")}
-            facts["duration"] = f"{seconds:.1f} s" if seconds > 0 else "(unknown)"
-            prompt = PROMPT.format(classes=classes, **facts)
+            text = {name: getattr(clip, name) or "(none)" for name in ("title", "tags", "description")}
+            prompt = PROMPT.format(classes=classes, duration=f"{seconds:.1f} s" if seconds > 0 else "(unknown)", **text)
             custom_id = hashlib.sha256(f"{clip.sound_id}\0{prompt}".encode()).hexdigest()[:32]
             lines.write(json.dumps({"custom_id": custom_id, "sound_id": clip.sound_id, "prompt": prompt}) + "\n")
 
 
 def answers(asked: Path, answered: Path, out: Path) -> list[str]:
-    """Write the posteriors of the clips that have a usable answer, of several the first. Returns what is wrong, by line
-    and clip. Raises ValueError where no answer is usable."""
-    clips = {row["custom_id"]: row["sound_id"] for row in map(json.loads, asked.read_text("utf-8").split("\n")[:-1])}
+    """Write posteriors by usable answers, of several the first -> what is wrong. Raises ValueError where none is."""
+    try:
+        clips = {row["custom_id"]: row["sound_id"] for row in map(json.loads, asked.read_text("utf-8").splitlines())}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{asked} holds no prompts ({error!r}): name the file of prompts, then the answers") from error
     found, problems = {}, []
     for number, line in enumerate(answered.read_text("utf-8").rstrip("\n").split("\n"), 1):
         try:
@@ -69,7 +69,7 @@ def answers(asked: Path, answered: Path, out: Path) -> list[str]:
         except ValueError as error:
             problems.append(f"{answered}, line {number}: {error}")
     if missing := [sound_id for name, sound_id in clips.items() if name not in found]:
-        problems.append(f"{len(missing)} of {len(clips)} clips have no usable answer: {', '.join(missing)}")
+        problems.append(f"ask again: {len(missing)} of {len(clips)} clips have no usable answer: {', '.join(missing)}")
     if not found:
         raise ValueError("\n".join([*problems, f"{answered}: nothing is usable, nothing is written"]))
     write(out, Posteriors(np.array([clips[name] for name in found]), np.stack([*found.values()])))

@@ -119,5 +119,9 @@ def test_nothing_usable_and_nothing_overwritten(asked, tmp_path, capsys):
     (tmp_path / "out.csv").write_text("a user's")
     assert main(arguments) == 2 and "exists" in capsys.readouterr().err
     assert (tmp_path / "out.csv").read_text() == "a user's"
+    for other in (tmp_path / "answers.jsonl", tmp_path / "out.csv"):
+        (tmp_path / "out.csv").write_text("rain\n")
+        assert main(["answers", str(other), *arguments[2:]]) == 2
+        assert f"{other} holds no prompts" in capsys.readouterr().err
     assert main(["prompts", str(tmp_path), str(file)]) == 2  # no dataset
     assert main(["prompts"]) == 2 and main([]) == 2 and "ANSWERS.jsonl" in capsys.readouterr().err
