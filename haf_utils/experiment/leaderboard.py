@@ -1,6 +1,7 @@
 """Runs side by side: a table of all recipes in a folder, and the paired difference of two systems on the same clips."""
 
 import dataclasses
+import glob
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -70,6 +71,10 @@ def scored(path: Path | str) -> Scored:
         part, changed = run.part("test"), other_code(run.config)
         note = f"made by other code: {', '.join(changed)}" if changed else ""
         return Scored(name, part.ids.astype(str), part.labels, part.probabilities.argmax(1), note)
+    if not path.exists() and (runs := sorted(path.parent.glob(f"{glob.escape(path.name)}_f*_s*"))):
+        raise ValueError(
+            f"{path} is a recipe with runs: name one, such as {runs[0]}, or compare recipes in notebook 05"
+        )
     table = read(path)
     if table.labels is None:
         raise ValueError(f"{path} lacks true classes to score it by: give each clip's code in a column ground_truth")

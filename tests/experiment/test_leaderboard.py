@@ -106,6 +106,8 @@ def test_what_cannot_be_compared_is_named(runs, tmp_path, capsys):
         compare_systems(scored(good), other)
     with pytest.raises(ValueError, match="disagree about the labels"):
         compare_systems(scored(good), scored(good)._replace(labels=(LABELS + 1) % 23))
+    with pytest.raises(ValueError, match="is a recipe with runs: name one, such as .*haf-head_f0_s0"):
+        scored(good.with_name("haf-head"))
     assert main(["leaderboard", str(tmp_path / "nothing")]) == 2
     assert "holds no finished run" in capsys.readouterr().err
 
