@@ -121,12 +121,15 @@ def _parser() -> argparse.ArgumentParser:
     tables.add_argument("source", nargs="+", metavar="SOURCE", help="words (a classifier of the texts), or run folders")
     tables.add_argument("--out", required=True, metavar="FOLDER", help="where to write fold_0.csv to fold_4.csv")
     for name in ("dataset", "extra", "evaluation", "scratch"):
-        tables.add_argument(f"--{name}", default="", metavar="FOLDER", help=f"{_FOLDERS[name]}; with RUNS: as they say")
+        where = "with words" if name == "evaluation" else "with RUNS: as they say"
+        tables.add_argument(f"--{name}", default="", metavar="FOLDER", help=f"{_FOLDERS[name]}; {where}")
     tables.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1 (default: cpu)")
     tables.add_argument("--split", default="", choices=("official", "uploader"), help="with words: their folds")
     tables.add_argument("--encoder", default="", metavar="DIR", help="with words: a frozen sentence encoder")
 
-    text = "All recipes in a folder of runs, best first. hF is the mean over folds and seeds, with its 95 % interval."
+    text = (
+        "All recipes in a folder of runs, best first. hF is pooled over folds, mean over seeds, with its 95 % interval."
+    )
     board = _command(commands, "leaderboard", _leaderboard, text)
     board.add_argument("runs", metavar="FOLDER", help="folder of run folders, or of such folders (runs/)")
     board.add_argument("--csv", metavar="FILE", help="also write the table here")

@@ -229,6 +229,8 @@ def default_name(config: FinetuneConfig) -> str:
         value = getattr(config, field.name)
         if field.name in (*LOCATION_FIELDS, *_UNNAMED) or value == field.default:
             continue
+        if type(value) is int and "float" in str(field.type):
+            value = float(value)  # 1 and 1.0 are one run
         text = Path(value.replace("{fold}", str(config.fold))).name if isinstance(value, str) else str(value)
         if len(text) > 60:  # a run that is continued; no file system has names of more than 255 bytes
             text = f"{text[:50]}-{zlib.crc32(text.encode()):08x}"

@@ -142,4 +142,7 @@ def test_a_workspace_resolves_paths(tiny, tmp_path, monkeypatch):
 
 def test_a_default_that_is_written_out_is_the_same_run():
     assert resolve(config(smoothing_factor=0.1, epochs=resolve(config()).epochs)) == resolve(config())
+    assert resolve(config(dropout=0)).name == resolve(config(dropout=0.0)).name
+    weights = (resolve(config(extra="crowd", extra_weight=weight)).name for weight in (1, 1.0))
+    assert len(set(weights)) == 1
     assert "smoothing_factor=0.2" in resolve(config(smoothing_factor=0.2)).name
