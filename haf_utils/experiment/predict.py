@@ -252,13 +252,17 @@ def match_texts(paths: Sequence[Path], texts: Mapping[str, str]) -> list[str]:
     Raises ValueError for a key that fits several recordings, or where no key fits any."""
     found, users = [], {}
     for path in paths:
-        full = unicodedata.normalize("NFC", os.path.abspath(path))
+        place = os.path.abspath(path)
+        full = unicodedata.normalize("NFC", place)
         ends = ["/".join(full.split("/")[n:]) for n in range(full.count("/") + 1)]
         other = ("", *EXTENSIONS, *map(str.upper, EXTENSIONS))
         keys = (key for end in ends for key in (end, *(os.path.splitext(end)[0] + e for e in other)))
         key = next((key for key in keys if key in texts), None)
-        if key is not None and (first := users.setdefault(key, full)) != full:
-            raise ValueError(f"the text of {key!r} fits {first} and {full}: write their folder's name before it")
+        if key is not None and (first := users.setdefault(key, place)) != place:
+            raise ValueError(
+                f"the text of {key!r} fits {first} and {place}: write their folder's name before it, or "
+                "rename one of them"
+            )
         found.append("" if key is None else texts[key])
     if texts and found and not users:
         raise ValueError(f"no id of the texts matches a recording, e.g. {next(iter(texts))} and {paths[0].name}")

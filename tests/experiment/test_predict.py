@@ -228,6 +228,13 @@ def test_texts_are_cleaned_and_keyed_by_name(tmp_path):
     assert texts["12"].startswith("Door slam") and "wood" in texts["12"] and texts["v1.2"] == "rain"
 
 
+def test_a_text_for_two_names_that_look_the_same_is_refused(tmp_path):
+    paths = [tmp_path / "caf\u00e9.wav", tmp_path / "cafe\u0301.wav"]
+    assert match_texts(paths[:1] * 2, {"caf\u00e9": "x"}) == ["x", "x"]
+    with pytest.raises(ValueError, match="fits .* and .*rename one of them"):
+        match_texts(paths, {"caf\u00e9": "x"})
+
+
 @pytest.mark.parametrize("rows", ["", ",a title\n,another\n"])
 def test_a_table_without_a_single_text_is_named(tmp_path, rows):
     (tmp_path / "texts.csv").write_text(f"sound_id,title\n{rows}")
