@@ -260,8 +260,7 @@ def match_texts(paths: Sequence[Path], texts: Mapping[str, str]) -> list[str]:
         key = next((key for key in keys if key in texts), None)
         if key is not None and (first := users.setdefault(key, place)) != place:
             raise ValueError(
-                f"the text of {key!r} fits {first} and {place}: write their folder's name before it, or "
-                "rename one of them"
+                f"the text of {key!r} fits {first} and {place}: add their folder's name, or rename one of them"
             )
         found.append("" if key is None else texts[key])
     if texts and found and not users:

@@ -63,10 +63,8 @@ def forest(
 
 
 def severity_bars(table: pd.DataFrame, title: str = "") -> Figure:
-    """Stacked bars, one a system: clips classified wrongly inside the right parent, and under a wrong one.
-
-    table: indexed by system, columns right_parent and wrong_parent, fractions of all clips (`metrics.error_severity`).
-    """
+    """Stacked bars, one a system: clips classified wrongly inside the right parent, and under a wrong one. table:
+    indexed by system, columns right_parent and wrong_parent, fractions of all clips (`metrics.error_severity`)."""
     figure, axes = plt.subplots(figsize=(8, 0.9 + 0.32 * len(table)))
     places = np.arange(len(table))[::-1]
     inside, outside = 100 * table["right_parent"].to_numpy(), 100 * table["wrong_parent"].to_numpy()

@@ -67,9 +67,7 @@ def levels(samples: np.ndarray) -> tuple[float, float]:
 
 def mel_decibels(samples: np.ndarray, rate: int) -> np.ndarray:
     """Samples (n,) at `rate` Hz -> mel spectrogram (64, 1 + 100 n / rate), float32: dB relative to its largest value.
-
-    100 frames a second, values from -80 to 0; silence and bands above half of `rate` lie at -80.
-    """
+    100 frames a second, values from -80 to 0; silence and bands above half of `rate` lie at -80."""
     librosa = third_party.librosa()
     # Padded by half a window at either end, so that the shortest clip has a frame.
     samples = np.pad(soxr.resample(samples, rate, MEL_RATE), WINDOW // 2)

@@ -115,10 +115,8 @@ def legible(axes: Axes) -> None:
 
 
 def confusion_matrix(y_true, y_pred, title: str = "") -> Figure:
-    """Confusion matrix in taxonomy order, rows normalised to the clips of the true class, top levels framed.
-
-    Cells inside a frame have the right parent. y_true, y_pred: labels or codes (N,). Empty rows: no such clip.
-    """
+    """Confusion matrix in taxonomy order, rows normalised to the clips of the true class, top levels framed. Cells
+    inside a frame have the right parent. y_true, y_pred: labels or codes (N,). Empty rows: no such clip."""
     counts = confusion(y_true, y_pred)
     share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     figure, axes = plt.subplots(figsize=(8.6, 7.6))

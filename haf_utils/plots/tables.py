@@ -44,10 +44,8 @@ def moved(what: str, before: float, after: float, digits: int = 2) -> str:
 
 
 def score_table(labels, predictions: Mapping[str, np.ndarray], rng, replicates: int = 1000) -> pd.DataFrame:
-    """Scores of several systems on the same clips (%), with 95 % intervals of accuracy and hF; a row a system.
-
-    labels (N,), predictions: name -> labels (N,); rng: generator of the resampling.
-    """
+    """Scores of several systems on the same clips (%), with 95 % intervals of accuracy and hF; a row a system. labels
+    (N,), predictions: name -> labels (N,); rng: generator of the resampling."""
     samples = bootstrap(labels, list(predictions.values()), rng, replicates)
     rows = []
     for number, predicted in enumerate(predictions.values()):
@@ -63,9 +61,7 @@ def score_table(labels, predictions: Mapping[str, np.ndarray], rng, replicates: 
 
 def gain_table(labels, pairs: Mapping, rng, replicates: int = 1000) -> pd.DataFrame:
     """Gain in hF and accuracy (points) with paired 95 % intervals; a row a pair, and whether its interval excludes 0.
-
-    pairs: name -> (predictions (N,), predictions (N,) that they are compared with).
-    """
+    pairs: name -> (predictions (N,), predictions (N,) that they are compared with)."""
     rows = []
     for ours, theirs in pairs.values():
         differences = paired_difference(labels, ours, theirs, rng, replicates)
