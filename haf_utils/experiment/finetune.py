@@ -164,11 +164,11 @@ def unpredicted(folder: Path, corpus: Corpus, rows: np.ndarray, part: str = "eva
 def add_part(folder: Path, part: str, predictions: Predictions) -> None:
     """Add a part, evaluation or extra, to a finished run; what it predicted there of other clips is kept in a file."""
     file = folder / "predictions.npz"
-    known = load_run(folder).predictions
+    run = load_run(folder)
+    known, split = run.predictions, run.split
     if part in known:
         stamp = hashlib.sha256(file.read_bytes()).hexdigest()[:8]
         shutil.copyfile(file, folder / f"predictions-before-{stamp}.npz")
-    split = read_csv(folder / "split.csv")
     split = pd.concat([split[split["part"] != part], pd.DataFrame({"sound_id": predictions.ids, "part": part})])
     atomic_write(folder / "split.csv", lambda path: split.to_csv(path, index=False))
     write_predictions(file, known | {part: predictions})
