@@ -27,6 +27,7 @@ from tools.text_encoders import sentence_classifier
 __all__ = [
     "LABEL",
     "blend",
+    "cleaning_table",
     "cross_fit",
     "finding",
     "forest_groups",
@@ -144,6 +145,21 @@ def word_table(
     for name, members, mean in _averages(here):
         rows.append((WORDS, f"{name} + {first}", members, blend([mean, posteriors], clips), (name, mean)))
     return _compare(clips, rows, rng, replicates)
+
+
+def cleaning_table(
+    clips: pd.DataFrame, plain: Posteriors, rng: np.random.Generator, replicates: int = 2000
+) -> pd.DataFrame:
+    """The metadata classifier on cleaned texts and on raw metadata, with the labels and folds of `plain`: a row each,
+    the columns of `variant_table`. clips: as `add_text` gives them. Raises ValueError where `plain` lacks any of it."""
+    if plain.folds is None or plain.labels is None or (plain.labels < 0).any():
+        raise ValueError(f"{plain.source} must tell the fold and the label of every clip")
+    here, fields = plain.for_ids(clips.sound_id), clips.title + " " + clips.tags + " " + clips.description
+    read = {"cleaned texts": clips.text, "raw metadata": fields}
+    words = {name: cross_fit(metadata_classifier(), texts.to_numpy(object), here) for name, texts in read.items()}
+    cleaned, raw = words.items()
+    return _compare(here, [(WORDS, cleaned[0], "", cleaned[1], None), (WORDS, raw[0], "", raw[1], cleaned)],
+                    rng, replicates)  # fmt: skip
 
 
 def cross_fit(classifier: ClassifierMixin, inputs: np.ndarray, clips: Posteriors) -> np.ndarray:

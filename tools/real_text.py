@@ -1,12 +1,14 @@
 """The report's regularizers on real texts and real labels: ablations in head mode on frozen text embeddings.
 
     python -m tools.real_text BSD10K [--encoder MODEL --embeddings FILE] [--out figures]
+    python -m tools.real_text BSD10K --cleaning PREDICTIONS    # cleaned texts against raw metadata, and nothing else
     python -m tools.real_text --redraw        # the figure alone, anew from the table that is there
 
 BSD10K needs metadata alone. Each text becomes a vector, by TF-IDF and a truncated SVD or by a frozen sentence encoder,
 in the layout in which datasets ship embeddings; every variant is trained as in notebook 05, on the official folds and
 on folds that keep uploaders apart. Finished runs are kept in --work and used again. Written are 07_real_text.csv
-(fractions; paired differences with 95 % intervals) and 07_real_text.png.
+(fractions; paired differences with 95 % intervals) and 07_real_text.png. `--cleaning` trains the metadata classifier
+alone, on the labels and folds of a variant's predictions in the official layout, and writes 02_real_cleaning.csv.
 """
 
 import argparse
@@ -36,11 +38,13 @@ from haf_utils.experiment.sweeps import sweep
 from haf_utils.io.files import atomic_write
 from haf_utils.plots import style
 from haf_utils.plots.ablations import forest
+from haf_utils.posteriors import read
+from tools.real_benchmark_tables import cleaning_table
 from tools.text_encoders import embed_texts
 
 __all__ = ["main", "text_vectors", "write_dataset"]
 
-NAME = "07_real_text"
+NAME, CLEANING = "07_real_text", "02_real_cleaning"
 RECIPE, WORDS = "the report's recipe", "metadata classifier instead (TF-IDF, linear SVM)"
 NOTHING = {"smoothing": "none", "mixup": False, "dropout": 0.0, "ema": False, "gating": False, "feature_noise": 0.0}
 VARIANTS = {
@@ -155,6 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
     what.add_argument("dataset", type=Path, nargs="?", metavar="BSD10K", help="folder in BSD10k's layout, any version")
     what.add_argument("--redraw", action="store_true", help="draw the table in --out anew, and train nothing")
     parser.add_argument("--encoder", help="sentence encoder, a folder or hub name, in place of TF-IDF and SVD")
+    parser.add_argument("--cleaning", type=Path, metavar="PREDICTIONS", help="compare cleaned texts with raw metadata")
     parser.add_argument("--embeddings", type=Path, help="file (.npz) that keeps the encoder's embeddings")
     parser.add_argument("--width", type=int, default=512, help="dimensions of TF-IDF's SVD (default: 512)")
     parser.add_argument("--profile", default="full", help="whose numbers the runs have (default: full, the report's)")
@@ -175,6 +180,12 @@ def main(arguments: list[str] | None = None) -> int:
     folds, seeds = range(given.folds), range(given.seeds)
     try:
         clips = add_text(load_bsd(given.dataset))
+        if given.cleaning:
+            plain, rng = read(given.cleaning), np.random.default_rng(0)
+            table = cleaning_table(clips, plain, rng, given.replicates).assign(origin=given.origin)
+            file = given.out / f"{CLEANING}.csv"
+            atomic_write(file, lambda path: table.to_csv(path, index=False, float_format="%.5f"))
+            return printed(table.set_index("system"))
         vectors = (
             embed_texts(clips.text, given.encoder, given.embeddings)
             if given.encoder
@@ -225,9 +236,15 @@ def drawn(out: Path) -> int:
     table = pd.read_csv(file)
     style.style()
     style.save(draw(table), out, NAME)
-    with pd.option_context("display.max_rows", None, "display.max_columns", None, "display.width", 200):
-        print((table.set_index(["split", "variant"])[["hF", "estimate", "low", "high"]] * 100).round(2))
+    printed(table.set_index(["split", "variant"]))
     print(finding(table))
+    return 0
+
+
+def printed(table: pd.DataFrame) -> int:
+    """Print the scores and differences of a table, in points."""
+    with pd.option_context("display.max_rows", None, "display.max_columns", None, "display.width", 200):
+        print((table[["hF", "estimate", "low", "high"]] * 100).round(2))
     return 0
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from haf_utils.captions import add_text
 from haf_utils.datasets import load_bsd, load_features
+from haf_utils.taxonomy import CLASSES
 from tools.real_text import RECIPE, SPLITS, VARIANTS, WORDS, finding, main, text_vectors, write_dataset
 
 
@@ -74,6 +75,35 @@ def test_from_metadata_to_table_and_figure(metadata, tmp_path, capsys):
     assert main(["--redraw", "--out", str(tmp_path / "out")]) == 0 and figure.read_bytes() == drawn
     assert main([*arguments[:3], *arguments[3:], "--width", "8"]) == 2  # runs of other vectors stand there
     assert "pass another --work" in capsys.readouterr().err
+
+
+def test_raw_metadata_are_compared_with_cleaned_texts(tmp_path, capsys):
+    """Tags say the class; a recorder's name, which cleaning removes, names half of the classes once more."""
+    rng, labels = np.random.default_rng(0), np.arange(460) % 23
+    told = np.where(rng.random(460) < 0.5, labels, rng.integers(0, 23, 460))
+    recorder = np.where(labels % 2, "", [f"zoom-h{label}n" for label in labels])
+    clips = pd.DataFrame({"sound_id": np.arange(460), "class": np.array(CLASSES)[labels], "uploader": "u"})
+    tags = [
+        ",".join(filter(None, pair))
+        for pair in zip([f"word{chr(97 + label)}" for label in told], recorder, strict=True)
+    ]
+    (tmp_path / "metadata").mkdir()
+    clips.assign(title="a sound", tags=tags).to_csv(tmp_path / "metadata" / "BSD10k_metadata.csv", index=False)
+    table = clips.rename(columns={"class": "ground_truth"}).drop(columns="uploader")
+    table = table.assign(prediction=table.ground_truth, prediction_score=0.9)
+    for fold in range(5):
+        place = tmp_path / "base" / f"fold_{fold}" / "evaluation"
+        place.mkdir(parents=True)
+        table[np.arange(460) // 23 % 5 == fold].to_csv(place / "predictions.csv", index=False)
+    arguments = [str(tmp_path), "--cleaning", str(tmp_path / "base"), "--replicates", "200", "--out", str(tmp_path)]
+    assert main(arguments) == 0 and "raw metadata" in capsys.readouterr().out
+    found = pd.read_csv(tmp_path / "02_real_cleaning.csv").set_index("system")
+    assert found.index.tolist() == ["cleaned texts", "raw metadata"] and (found.clips == 460).all()
+    assert found.hF["cleaned texts"] == pytest.approx(0.5, abs=0.12) and found.low["raw metadata"] > 0.1
+    assert found.estimate["raw metadata"] == pytest.approx(found.hF.diff().iloc[1], abs=2e-5)
+    table.drop(columns="ground_truth").to_csv(tmp_path / "bare.csv", index=False)
+    assert main([*arguments[:2], str(tmp_path / "bare.csv"), *arguments[3:]]) == 2
+    assert "must tell the fold and the label" in capsys.readouterr().err
 
 
 def test_the_title_says_what_is_in_the_table():
