@@ -180,9 +180,9 @@ def _predict(given) -> int:
     if Path(given.run).is_dir() and not (Path(given.run) / "config.json").is_file():
         from haf_utils.experiment.members import trained_ours
 
-        ours, left_out = trained_ours(given.run)
+        ours, names, left_out = trained_ours(given.run)
         runs, weights = list(ours), given.weights or list(ours.values())
-        print(f"ours: {', '.join(Path(run).name for run in runs)}")
+        print(f"ours: {', '.join(f'{name} ({run.name})' for name, run in zip(names, runs, strict=True))}")
         if left_out:
             print(f"left out of it, as they need more than a recording and its text: {', '.join(left_out)}")
     from haf_utils.experiment import predict as predicting

@@ -2,8 +2,8 @@
 
     python -m tools.demo [RUNS]          # a folder of finished runs; default: runs/embedded-mini
 
-It shows the posterior of the system "ours" by top level, each member's fusion weights, which the words in the text box
-move, and the nearest training clips to listen to. The page is tools/jupyterlab/demo.ipynb, which runs itself.
+It shows the posterior of "ours" by top level, each member's fusion weights, which the words in the text box move, and
+the nearest training clips to listen to. The page is tools/jupyterlab/demo.ipynb, which runs itself.
 """
 
 import os
@@ -24,6 +24,7 @@ from haf_utils.experiment.assembly import checkpoint_of, corpus_of, embeddings, 
 from haf_utils.experiment.finetune import config_of
 from haf_utils.experiment.members import trained_ours
 from haf_utils.experiment.predict import Recordings, load_system, predict_all
+from haf_utils.experiment.workspace import caveat
 from haf_utils.inference import average_probabilities
 from haf_utils.plots import style
 from haf_utils.plots.ensemble import posterior_card
@@ -47,8 +48,7 @@ def training_clips(folder: Path):
     rows = np.flatnonzero(corpus.parts(recipe.split, recipe.fold) == "train")
     kept = str(Path(recipe.scratch or recipe.runs) / "embeddings")
     audio, _ = embeddings(corpus, source, recipe.seed, recipe.profile, kept, tokenizer=recipe.tokenizer)
-    clap = load_source(source, recipe.seed, recipe.sizes, "cpu", tokenizer=recipe.tokenizer)
-    return clap, corpus, rows, audio[rows]
+    return load_source(source, recipe.seed, recipe.sizes, "cpu", tokenizer=recipe.tokenizer), corpus, rows, audio[rows]
 
 
 def reading(name: str, content: bytes, rates: set[int]) -> dict[int, np.ndarray]:
@@ -66,11 +66,11 @@ def reading(name: str, content: bytes, rates: set[int]) -> dict[int, np.ndarray]
 
 def page(runs: Path | str) -> ipywidgets.VBox:
     """The widget: an upload, a text box, and below them the answer or the reason why there is none."""
-    ours, _ = trained_ours(runs)
-    models = {model.name: model for model in map(load_system, ours)}
+    ours, names, left_out = trained_ours(runs)
+    models = {f"{name}, fold {m.config.fold}": m for name, m in zip(names, map(load_system, ours), strict=True)}
+    left_out = left_out and f"left out of ours, as they need more than a recording and its text: {', '.join(left_out)}"
     clap, corpus, rows, known = training_clips(next(iter(ours)))
-    rate = clap.config.audio.sample_rate
-    rates = {model.sample_rate for model in models.values()} | {rate}
+    rates = {rate := clap.config.audio.sample_rate, *(model.sample_rate for model in models.values())}
     style.style()
 
     def show(files, words):
@@ -88,7 +88,8 @@ def page(runs: Path | str) -> ipywidgets.VBox:
         title = f"{NAMES[CLASSES[posterior.argmax()]]}, {100 * posterior.max():.0f} %"
         display(posterior_card(posterior, members, fusion, -1, title, samples[rate], rate))
         plt.close()
-        print("The nearest training clips, by CLAP's embedding of the sound:")
+        notes = caveat(next(iter(models.values())).config.profile, ""), left_out
+        print(*filter(None, notes), "The nearest training clips, by CLAP's embedding of the sound:", sep="\n")
         cosines = known @ clap.embed_audio([samples[rate]], progress=False)[0]
         for place in np.argsort(-cosines)[:5]:
             near = corpus.table.iloc[rows[place]]
@@ -107,8 +108,7 @@ def main() -> None:
         trained_ours(runs)
     except (RunError, OSError) as error:
         sys.exit(f"error: {error}; `make run` trains them, in 6 minutes on two cores")
-    folder = tempfile.mkdtemp(prefix="haf-demo-")
-    working_copy(SETTINGS, Path(folder))  # trusted, so that JupyterLab runs the page's script
+    working_copy(SETTINGS, Path(folder := tempfile.mkdtemp(prefix="haf-demo-")))  # trusted: JupyterLab runs its script
     os.environ["HAF_DEMO_RUNS"] = str(runs)
     own = f"--ServerApp.root_dir={folder}", f"--LabApp.workspaces_dir={folder}"  # not what `make lab` left open
     # Uploads come through a websocket, which closes on larger messages; base64 adds a third.

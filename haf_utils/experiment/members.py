@@ -340,10 +340,10 @@ def _which(config: FinetuneConfig) -> dict[str, object]:
     return {"system": config.system} | {k: v for k, v in differing(config).items() if k not in _FREE}
 
 
-def trained_ours(folder: Path | str) -> tuple[dict[Path, float], list[str]]:
+def trained_ours(folder: Path | str) -> tuple[dict[Path, float], list[str], list[str]]:
     """The run folders that make up "ours" in a folder of runs, and their weights, which sum to 1: equal in the subset
-    that is best by validation, as `submitted` has it, and in all folds that every member has; and what of "ours" is
-    left out, since it needs more than a recording and its text.
+    that is best by validation, as `submitted` has it, and in all folds that every member has; the members' names,
+    one a folder; and what of "ours" is left out, since it needs more than a recording and its text.
 
     Of several runs of a member in one fold, one of today's code is taken, then the newest. Raises RunError for none.
     """
@@ -367,8 +367,8 @@ def trained_ours(folder: Path | str) -> tuple[dict[Path, float], list[str]]:
         raise RunError(f"{folder} is no run folder, and in it are no runs of the system ours: name run folders")
     weights = weights_of("Best subset", *[[member_of(found[n][f], "validation", n) for n in found] for f in folds])
     shares = dict(zip(found, weights / len(folds), strict=True))
-    used = {found[name][fold].folder: share for name, share in shares.items() for fold in sorted(folds) if share > 0}
-    return used, left_out
+    used = [(name, found[name][f].folder, share) for name, share in shares.items() for f in sorted(folds) if share > 0]
+    return {run: share for _, run, share in used}, [name for name, _, _ in used], left_out
 
 
 def complete(member: Member, ids: Sequence[str], fallback: np.ndarray) -> tuple[np.ndarray, list[str]]:

@@ -311,10 +311,11 @@ def test_ours_is_found_in_a_folder_of_runs_as_it_is_handed_in(tiny, tmp_path):
     runs = {name: [load_run(folder) for folder in of_folds] for name, of_folds in folders.items()}
     _, weights = submitted(runs, some, "Best subset")
     expected = {f: w / 2 for name, w in zip(some, weights, strict=True) for f in folders[name] if w}
-    ours, left_out = trained_ours(tmp_path)
+    ours, names, left_out = trained_ours(tmp_path)
     assert ours == pytest.approx(expected) and sum(expected.values()) == pytest.approx(1) and not left_out
+    assert all(run in folders[name] for name, run in zip(names, ours, strict=True))
     run_control(finetune_config(space, train="head"), "metadata", quiet=True)  # words: not what a network's run is
-    ours, left_out = trained_ours(tmp_path)
+    ours, _, left_out = trained_ours(tmp_path)
     assert ours == pytest.approx(expected) and left_out == ["metadata"]
     shutil.rmtree(folders["plain (ours)"][1])  # members that lack a fold: the folds that all have
     assert {load_run(folder).config["config"]["fold"] for folder in trained_ours(tmp_path)[0]} == {0}

@@ -339,12 +339,13 @@ def test_the_lines_of_the_readme_run(runs, work, tmp_path, monkeypatch):
 
 
 def test_a_folder_of_runs_is_the_system_ours(runs, work, tmp_path, capsys):
-    shares, _ = trained_ours(work / "runs")
+    shares, names, _ = trained_ours(work / "runs")
     assert set(shares) < {runs["head"], runs["text_aux"], runs["passt"]}  # CLAP members of this profile are heads
     sound, out = work / "data/audio/2.wav", tmp_path / "out.csv"
     assert main(["predict", str(work / "runs"), str(sound), "--out", str(out)]) == 0
     printed = capsys.readouterr().out
-    assert all(folder.name in printed.splitlines()[0] for folder in shares)
+    members = (f"{name} ({run.name})" for name, run in zip(names, shares, strict=True))
+    assert printed.splitlines()[0] == f"ours: {', '.join(members)}"
     expected = classify_files([load_system(run) for run in shares], [sound], weights=list(shares.values()))
     np.testing.assert_allclose(pd.read_csv(out)[list(CLASSES)], expected[list(CLASSES)], atol=1e-5)
 

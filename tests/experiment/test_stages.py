@@ -433,7 +433,7 @@ def test_ours_goes_through_teacher_and_stages_to_the_evaluation_set(tiny, teache
     assert len(out_of_fold(runs, SOME, "Best subset").ids) == sum(len(run.part("test").ids) for run in runs["stage 3"])
     again, failed = train_members(folds, workers=1)
     assert again == trained and not failed  # nothing is trained or predicted twice
-    assert trained_ours(tmp_path)[1] == ["third input (also of stages 2 and 3)"]  # recordings have no posteriors
+    assert trained_ours(tmp_path)[2] == ["third input (also of stages 2 and 3)"]  # recordings have no posteriors
 
 
 def test_stages_that_cannot_be_are_left_out_with_the_reason(tiny, teacher, tmp_path):

@@ -37,7 +37,7 @@ def test_without_runs_it_says_how_to_make_them(tmp_path, monkeypatch):
 
 def test_the_server_shows_its_own_folder_and_restores_nothing_that_was_open_elsewhere(tmp_path, monkeypatch):
     started = []
-    monkeypatch.setattr(demo, "trained_ours", lambda runs: {})
+    monkeypatch.setattr(demo, "trained_ours", lambda runs: ({}, [], []))
     monkeypatch.setattr(demo, "become_lab", lambda page, *arguments: started.extend(arguments))
     monkeypatch.setattr(demo.tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(demo.os, "environ", dict(demo.os.environ))
