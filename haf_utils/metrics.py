@@ -165,8 +165,7 @@ def error_severity(y_true, y_pred) -> dict[str, float]:
 
 
 def check_probabilities(probabilities, name: str = "probabilities") -> np.ndarray:
-    """`probabilities` as float64 (N, 23). Raises ValueError for another shape and names the first row that is no
-    distribution."""
+    """Distributions as float64 (N, 23). Raises ValueError for another shape, and names a row that is none."""
     probabilities = np.asarray(probabilities, dtype=np.float64)
     if probabilities.ndim != 2 or probabilities.shape[1] != len(CLASSES):
         raise ValueError(f"{name} must have shape (clips, {len(CLASSES)}), got {probabilities.shape}")

@@ -236,8 +236,7 @@ class Model(nn.Module):
 
 
 class ClapBackbone(nn.Module):
-    """A CLAP network as backbone: waveforms (B, samples), int16 or in [-1, 1], and tokens -> embeddings (B, 512) of
-    length 1."""
+    """A CLAP network as backbone: waveforms (B, samples), int16 or in [-1, 1], tokens -> unit embeddings (B, 512)."""
 
     normalised = True
 

@@ -94,7 +94,7 @@ def page(runs: Path | str) -> ipywidgets.VBox:
         for place in np.argsort(-cosines)[:5]:
             near = corpus.table.iloc[rows[place]]
             print(f"{NAMES[near['code']]} ({near['code']}), “{near['title']}”, cosine {cosines[place]:.2f}")
-            display(Audio(data=as_wav(corpus.samples(rows[place]), rate, seconds=5)))
+            display(Audio(data=as_wav(corpus.samples(rows[place])[: 5 * rate], rate)))
 
     upload = ipywidgets.FileUpload(accept="audio/*", description="a recording")
     text = ipywidgets.Text(placeholder="words: title, tags", continuous_update=False, layout={"width": "40em"})

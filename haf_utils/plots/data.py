@@ -155,8 +155,7 @@ def clip_figure(clip: pd.Series, samples: np.ndarray | None, rate: int) -> Figur
 
 
 def drawable(text: str) -> str:
-    """Text of strangers for a figure: no formula, and a box for each character that the font lacks, since matplotlib
-    would warn for each."""
+    """Text of strangers for a figure: no formula, and a box for each character that the font lacks."""
     font = get_font(findfont("DejaVu Sans"))  # comes with matplotlib
     drawn = "".join(sign if sign == "\n" or font.get_char_index(ord(sign)) else "□" for sign in text)
     return drawn.replace("$", r"\$")

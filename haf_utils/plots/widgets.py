@@ -8,6 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import soundfile
+import soxr
 from IPython.display import Audio, display
 from matplotlib.figure import Figure
 
@@ -16,7 +17,7 @@ from haf_utils.io.progress import headless
 from haf_utils.plots.data import clip_figure, load_excerpt
 from haf_utils.taxonomy import CLASSES, NAMES
 
-__all__ = ["as_wav", "data_explorer", "prediction_explorer", "show"]
+__all__ = ["as_wav", "data_explorer", "excerpt", "prediction_explorer", "show"]
 
 LISTED = 500  # clips in a menu; longer menus are slow
 
@@ -97,9 +98,18 @@ def prediction_explorer(
     return _explorer(groups, lambda sound_id: (picture(sound_id), sound(sound_id) if sound else None))
 
 
-def as_wav(samples: np.ndarray, rate: int, seconds: float | None = None) -> bytes:
-    """Samples (n,), int16 or float in [-1, 1], at `rate` Hz -> the bytes of a WAV file; of the first `seconds` only
-    where given."""
+def as_wav(samples: np.ndarray, rate: int) -> bytes:
+    """Samples (n,), int16 or float in [-1, 1], at `rate` Hz -> the bytes of a WAV file."""
     file = io.BytesIO()
-    soundfile.write(file, samples[: None if seconds is None else int(seconds * rate)], rate, "PCM_16", format="WAV")
+    soundfile.write(file, samples, rate, "PCM_16", format="WAV")
     return file.getvalue()
+
+
+def excerpt(samples: np.ndarray, rate: int, seconds: float = 1.2) -> Audio:
+    """A player of the first `seconds` of samples (n,), int16 or float in [-1, 1], at `rate` Hz, for saved notebooks:
+    16 kHz, Ogg Vorbis, some 8 kB a second."""
+    file, small = io.BytesIO(), soxr.resample(samples[: int(seconds * rate)], rate, 16_000)
+    soundfile.write(file, small, 16_000, format="OGG", subtype="VORBIS", compression_level=0.95)
+    player = Audio(data=file.getvalue())
+    player.mimetype = "audio/ogg"
+    return player

@@ -10,7 +10,7 @@ import soundfile  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 
 from haf_utils.plots import widgets  # noqa: E402
-from haf_utils.plots.widgets import as_wav, prediction_explorer, show  # noqa: E402
+from haf_utils.plots.widgets import as_wav, excerpt, prediction_explorer, show  # noqa: E402
 
 
 @pytest.fixture
@@ -61,7 +61,18 @@ def test_wav_bytes_are_the_samples():
     samples = np.arange(-100, 100, dtype=np.int16)
     back, rate = soundfile.read(io.BytesIO(as_wav(samples, 100)), dtype="int16")
     assert rate == 100 and (back == samples).all()
-    assert len(soundfile.read(io.BytesIO(as_wav(samples, 100, seconds=0.5)))[0]) == 50
+
+
+def test_an_excerpt_is_the_beginning_and_small_enough_for_a_notebook():
+    seconds = np.arange(3 * 44_100) / 44_100
+    tone = (8_000 * np.sin(2 * np.pi * 1_000 * seconds * (seconds < 1.2))).astype(np.int16)
+    for samples in (tone, tone / np.float32(32_768)):
+        sound = excerpt(samples, 44_100)
+        heard, rate = soundfile.read(io.BytesIO(sound.data))
+        assert rate == 16_000 and len(heard) == 19_200 and len(sound.data) < 15_000 and sound.mimetype == "audio/ogg"
+        assert np.abs(np.fft.rfft(heard)).argmax() == pytest.approx(1_200, abs=2)  # 1 kHz
+    noise = np.random.default_rng(0).standard_normal(88_200) / 4
+    assert len(excerpt(noise, 44_100).data) < 15_000
 
 
 def test_headless_no_widget_is_made(monkeypatch, capsys, picture, asked, shown):
