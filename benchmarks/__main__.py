@@ -158,7 +158,7 @@ def main(arguments: list[str] | None = None) -> int:
     if rows:
         atomic_write(folder / "bench.csv", lambda path: shown.to_csv(path, index=False))
         plots.style()
-        plt.close(plots.save(ratio_figure(rows, about), folder, "bench"))
+        plt.close(plots.save(ratio_figure(shown, about), folder, "bench"))
     print(f"results in {folder}")
     if options.growth:
         grown = growth()

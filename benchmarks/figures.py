@@ -2,37 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-
-from benchmarks.rows import Row
+from matplotlib.ticker import LogLocator
 
 __all__ = ["growth_figure", "ratio_figure"]
 
 
-def ratio_figure(rows: Sequence[Row], about: dict) -> Figure:
-    """A bar a row: how many times as fast (median; whisker: lowest to highest round); a stroke: the target."""
-    figure, axes = plt.subplots(figsize=(9, 0.8 + 0.42 * len(rows)))
-    places = np.arange(len(rows))[::-1]
-    for place, row in zip(places, rows, strict=True):
-        colour = {None: "0.65", True: "#009E73", False: "#D55E00"}[row.reached]
-        axes.barh(place, row.ratio, color=colour, height=0.6)
-        axes.plot([row.ratios.min(), row.ratios.max()], [place, place], color="0.15", lw=1.2)
-        axes.text(max(row.ratio, row.ratios.max()) * 1.05, place, f"{row.ratio:.3g} ×", va="center", fontsize="small")
-        if row.target is not None:
-            axes.plot([row.target] * 2, [place - 0.42, place + 0.42], color="0.15", lw=2)
-    axes.set_yticks(places, [f"{row.work}\nagainst {row.against}" for row in rows], fontsize="small")
+def ratio_figure(table: pd.DataFrame, about: dict) -> Figure:
+    """A bar a row: how many times as fast (median; whisker: lowest to highest round); a stroke: the target.
+
+    table: columns of figures/bench.csv, from which the figure can be drawn again; about: cpu and threads.
+    """
+    figure, axes = plt.subplots(figsize=(9, 0.8 + 0.42 * len(table)))
+    places = np.arange(len(table))[::-1]
+    target = pd.to_numeric(table["target"])
+    for place, row, aim in zip(places, table.itertuples(), target, strict=True):
+        low, high = map(float, row.spread.split(" – "))
+        colour = {"yes": "#009E73", "no": "#D55E00"}.get(row.reached, "0.65")
+        axes.barh(place, float(row.ratio), color=colour, height=0.6)
+        axes.plot([low, high], [place, place], color="0.15", lw=1.2)
+        if pd.notna(aim):
+            axes.plot([aim] * 2, [place - 0.42, place + 0.42], color="0.15", lw=2)
+        beside = 1.07 * np.nanmax([high, aim])
+        lines_off = {"fc": "white", "ec": "none", "pad": 1}
+        axes.text(beside, place, f"{float(row.ratio):.3g} ×", va="center", fontsize="small", bbox=lines_off)
+    axes.set_yticks(places, [f"{row.work}\nagainst {row.against}" for row in table.itertuples()], fontsize="small")
     axes.set(xscale="log", xlabel=f"times as fast ({about['cpu']}, {about['threads']} threads)")
     axes.set_xlim(right=axes.get_xlim()[1] * 2)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
     axes.axvline(1, color="0.15", lw=0.8)
     axes.grid(axis="y", visible=False)
-    judged = [row for row in rows if row.target is not None]
-    reached = sum(bool(row.reached) for row in judged)
-    title = f"{reached} of {len(judged)} speed targets (strokes) are reached" if judged else "A rough look at the speed"
+    judged, reached = target.notna().sum(), (table["reached"] == "yes").sum()
+    title = f"{reached} of {judged} speed targets (strokes) are reached" if judged else "A rough look at the speed"
     figure.suptitle(title, x=0.01, ha="left", weight="bold")
     return figure
 

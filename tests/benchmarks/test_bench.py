@@ -284,6 +284,19 @@ def test_compiled_steps_have_the_same_gradients(precision, tolerance, recordings
     assert line["milliseconds"] > 0 and line["gradients_apart"] < tolerance, line
 
 
+def test_the_figure_of_the_published_table_has_plain_numbers_and_no_label_on_a_stroke():
+    table = pd.read_csv(REPOSITORY / "figures" / "bench.csv")
+    figure = bench.ratio_figure(table, {"cpu": "a processor", "threads": 2})
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    assert {"1", "2", "5", "10"} <= {label.get_text() for label in axes.get_xticklabels()}
+    for row, label in zip(table.itertuples(), axes.texts, strict=True):
+        assert label.get_text() == f"{row.ratio:.3g} ×"
+        ends = [float(end) for end in row.spread.split(" – ")] + [row.target]
+        assert label.get_position()[0] > np.nanmax(ends), row.work
+    plt.close(figure)
+
+
 def test_a_run_writes_table_figure_and_seconds(tmp_path, embedded, capsys, monkeypatch):
     monkeypatch.setattr(bench, "QUICK", SMALL)
     arguments = ["--quick", "--only", "metrics", "--runs", str(tmp_path)]
