@@ -128,7 +128,7 @@ def fit_weights(list_of_probabilities: Sequence[np.ndarray], labels) -> np.ndarr
     solution = minimize(cross_entropy, equal, jac=True, bounds=bounds, constraints=sum_to_one, **settings)
     if not solution.success:
         raise RuntimeError(f"no weights found: {solution.message}")
-    weights = np.maximum(solution.x, 0)
+    weights = np.where(solution.x < 1e-9, 0, solution.x)  # the optimizer leaves 1e-17 for 0
     return weights / weights.sum()
 
 

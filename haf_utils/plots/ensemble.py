@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from haf_utils.audio import to_float
 from haf_utils.plots.data import class_axis, draw_spectrogram, drawable
 from haf_utils.plots.style import AUDIO, CLASS_COLOURS, COLOURS, INK, TEXT
-from haf_utils.taxonomy import CLASSES, PARENT, TOP_LEVELS
+from haf_utils.taxonomy import CLASSES, NAMES, PARENT, TOP_LEVELS
 
 __all__ = ["posterior_card", "subset_scores"]
 
@@ -64,7 +64,7 @@ def posterior_card(
     members' fusion; label 0..22, -1 unknown; int16 samples (n,) at `rate` Hz, None: no audio.
     """
     figure = plt.figure(figsize=(12.5, 6.6))
-    grid = figure.add_gridspec(2, 2, width_ratios=(1.1, 1), height_ratios=(1, 1.15))
+    grid = figure.add_gridspec(2, 2, width_ratios=(1.35, 1), height_ratios=(1, 1.15))
     sound, bars = figure.add_subplot(grid[0, 0]), figure.add_subplot(grid[:, 1])
     decisions = figure.add_subplot(grid[1, 0])
     if samples is None:
@@ -89,10 +89,10 @@ def posterior_card(
         decisions.barh(-row, audio, color=AUDIO, height=0.6)
         decisions.barh(-row, text, left=audio, color=TEXT, height=0.6)
         right = label >= 0 and best == CLASSES[label]
-        decisions.text(1.03, -row, f"{best} {100 * values[best]:.0f} %{'  ✓' * right}", va="center", fontsize="small")
+        said = f"{100 * values[best]:.0f} % {NAMES[best]}{'  ✓' * right}"
+        decisions.text(1.03, -row, said, va="center", fontsize="small")
     decisions.set_yticks(-np.arange(len(members)), members.index, fontsize="small")
-    label = "fusion weights: audio (green), text (dark red); class"
-    decisions.set(xlim=(0, 1.35), xticks=(0, 0.5, 1), xlabel=label)
+    decisions.set(xlim=(0, 2.9), xticks=(0, 0.5, 1), xlabel="weights: audio (left), text (right); the class named")
     decisions.grid(visible=False)
     figure.suptitle(drawable(title), x=0.01, ha="left", weight="bold")
     return figure

@@ -10,7 +10,7 @@ import pytest
 from haf_utils.plots.ablations import severity_bars
 from haf_utils.plots.ensemble import posterior_card
 from haf_utils.plots.style import confusion_matrix
-from haf_utils.taxonomy import CLASSES
+from haf_utils.taxonomy import CLASSES, NAMES
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,8 @@ def test_the_card_of_a_clip_shows_each_decision_and_frames_the_true_class(audio)
     samples = np.arange(-500, 500, dtype=np.int16) if audio else None
     figure = posterior_card(np.full(23, 1 / 23), members, weights, 3, "T", samples, 8000)
     shown = texts(figure)
-    assert f"{CLASSES[3]} 70 %  ✓" in shown and f"{CLASSES[7]} 70 %" in shown and f"{CLASSES[7]} 70 %  ✓" not in shown
+    right, wrong = (f"70 % {NAMES[CLASSES[label]]}" for label in (3, 7))
+    assert f"{right}  ✓" in shown and wrong in shown and f"{wrong}  ✓" not in shown
     assert ("no audio" in shown) == (not audio)
     framed = [label.get_text() for label in figure.axes[1].get_yticklabels() if label.get_bbox_patch()]
     assert len(framed) == 1 and framed[0].endswith(f"({CLASSES[3]})")
