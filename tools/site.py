@@ -34,6 +34,7 @@ _TEMPLATE = (
 )
 _LOOK = """<style>
 .contents {font: 14px sans-serif; margin: 1em 6em}
+.contents a {color: #0b4a99; text-decoration: underline}
 math {font-size: 110%}
 mtd[columnalign=left] {text-align: left} /* which browsers take from style sheets alone */
 .formula, .jp-Editor, .jp-MarkdownOutput, .jp-OutputArea-output {overflow-x: auto}
@@ -49,6 +50,19 @@ summary {font: 12px sans-serif; color: #555; cursor: pointer}
 </style>"""
 
 
+_INDEX = """<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content="width=device-width">
+<title>HAF-CLAP</title>
+<style>body {font: 16px/1.5 sans-serif; max-width: 46em; margin: 2em auto; padding: 0 1em}
+li {margin: 1em 0} small {display: block; color: #555} code {background: #eee; padding: 0 .2em}</style>
+<h1>HAF-CLAP</h1>
+<p>How a network sorts sounds into 23 classes, by listening to them and by reading what their uploaders wrote: notebooks
+that rebuild the system of a technical report of DCASE 2026 task 1 and test each of its parts. Each builds on those
+before it; if you know PyTorch and not audio, begin with the first. Sounds, texts and labels are synthetic unless a page
+says otherwise.</p>
+<p>These pages can be read and listened to. To run and change the code, use the widgets and do the exercises, type
+<code>make lab</code> in the repository; <code>make demo</code> opens a page that classifies a sound of yours.</p>
+<ul>
+"""
 _SIGN = r"(<mo[^>]*>(?:\[|\(|,|&#x0005B;|&#x00028;|&#x0002C;)</mo>)<mo>&#x02212;"  # a minus that belongs to a number
 
 
@@ -100,15 +114,21 @@ def main(arguments: list[str] | None = None) -> int:
     """Write the pages and an index."""
     parser = argparse.ArgumentParser(prog="tools.site", description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, nargs="?", default=REPOSITORY / "site", help="default: site/")
-    folder, source, links = parser.parse_args(arguments).folder, REPOSITORY / "notebooks", []
+    folder, source, links = parser.parse_args(arguments).folder, REPOSITORY / "notebooks", {}
     for path in sorted(source.glob("**/[0-9][0-9]_*.ipynb")):
         notebook, name = nbformat.read(path, as_version=4), path.relative_to(source).with_suffix(".html")
         title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
         text = page(notebook, title)
         atomic_write(folder / name, lambda file, text=text: file.write_text(text, "utf-8"))
-        links.append(f'<li><a href="{name.as_posix()}">{html.escape(title)}</a></li>')
-    head = "<meta charset=utf-8><meta name=viewport content='width=device-width'><title>HAF-CLAP</title>"
-    index = f"<!doctype html><html lang=en>{head}<h1>HAF-CLAP</h1><ul>{''.join(links)}</ul>"
+        words = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+        parts = " · ".join(re.findall(r"(?m)^## (?:\d+\W+)?(?!Exercises|Summary|Glossary)(.*)", words))
+        links[name] = html.escape(title), html.escape(parts)
+    index = _INDEX
+    for name, (title, parts) in links.items():
+        if name.parent == Path():
+            solved = [other.as_posix() for other in links if other.name == f"{name.name[:2]}_solutions.html"]
+            solutions = "".join(f' (<a href="{other}">solutions</a>)' for other in solved)
+            index += f'<li><a href="{name}">{title}</a>{solutions}<small>{parts}</small>\n'
     atomic_write(folder / "index.html", lambda file: file.write_text(index, "utf-8"))
     print(f"{len(links)} pages: {folder / 'index.html'}")
     return 0

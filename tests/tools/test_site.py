@@ -74,6 +74,8 @@ def test_an_index_leads_to_all_pages(tmp_path):
     assert "name=viewport" in index  # else a phone shows it as small as a desk's
     links = re.findall('href="([^"]*)"', index)
     assert len(links) == len(NOTEBOOKS) and all((tmp_path / link).is_file() for link in links)
+    found = re.findall(r'<li><a href="(\d\d)_.*href="solutions/(\d\d)_.*<small>\w', index)
+    assert found == [(number, number) for number, _ in found] and 2 * len(found) == len(NOTEBOOKS)
 
 
 def test_an_option_is_not_taken_for_a_folder(tmp_path, monkeypatch, capsys):
