@@ -166,8 +166,8 @@ def describe(clip: pd.Series, width: int = 240) -> dict[str, str]:
     shown = {}
     for name in ("title", "tags", "description", "uploader", "confidence", "license", "text"):
         value = clip.get(name, "")
-        value = "" if value is None or value != value else str(value)  # NaN differs from itself
-        value = " ".join(value.split())
+        words = f"{value:g}" if isinstance(value, float) else str(value)
+        value = "" if value is None or value != value else " ".join(words.split())  # NaN differs from itself
         shown[name] = (value[: width - 1] + "…" if len(value) > width else value) or "(none)"
     return shown
 

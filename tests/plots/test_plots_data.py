@@ -137,6 +137,7 @@ def test_a_clip_is_shown_whatever_its_metadata_hold(table):
         look.clip_figure(table.iloc[3], None, 0)
     assert look.describe(table.iloc[1])["description"].endswith("…")
     assert look.describe(table.iloc[1])["confidence"] == "(none)"
+    assert look.describe(pd.Series({"confidence": 4.0}))["confidence"] == "4"
 
 
 def test_the_explorer_shows_and_plays_the_chosen_clip(table, monkeypatch, capsys):
