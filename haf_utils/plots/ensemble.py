@@ -92,7 +92,7 @@ def posterior_card(
         said = f"{100 * values[best]:.0f} % {NAMES[best]}{'  ✓' * right}"
         decisions.text(1.03, -row, said, va="center", fontsize="small")
     decisions.set_yticks(-np.arange(len(members)), members.index, fontsize="small")
-    decisions.set(xlim=(0, 2.9), xticks=(0, 0.5, 1), xlabel="weights: audio (left), text (right); the class named")
+    decisions.set(xlim=(0, 2.9), xticks=(0, 0.5, 1), xlabel="fusion weights: audio (left), text (right); class")
     decisions.grid(visible=False)
     figure.suptitle(drawable(title), x=0.01, ha="left", weight="bold")
     return figure
