@@ -112,8 +112,8 @@ def _clean(output: nbformat.NotebookNode, number: int) -> nbformat.NotebookNode:
     if "execution_count" in output:
         output.execution_count = number
     if "metadata" in output:
-        alternative = output.metadata.get("image/png", {}).get("alt")
-        output.metadata = {"image/png": {"alt": alternative}} if alternative else {}
+        image = {key: value for key, value in output.metadata.get("image/png", {}).items() if key in ("alt", "spots")}
+        output.metadata = {"image/png": image} if image else {}
     return output
 
 

@@ -3,23 +3,30 @@
     python -m tools.site [FOLDER]        # default: site/
 
 Formulae become MathML, which browsers draw themselves. A Mermaid diagram is shown as JupyterLab drew it once; one
-that has changed since stays text.
+that has changed since stays text. A figure whose clips have places (`spots`: x and y as shares of the picture,
+sound_id, title) tells their titles and plays those of the embedded dataset.
 """
 
 import argparse
 import base64
 import hashlib
 import html
+import json
 import re
 import sys
 from pathlib import Path
 
 import nbformat
+import pandas as pd
 from latex2mathml.converter import convert
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
+from haf_utils.datasets import load_bsd
+from haf_utils.experiment.workspace import make_embedded
 from haf_utils.io.files import atomic_write
+from haf_utils.plots.data import load_excerpt
+from haf_utils.plots.widgets import excerpt
 from haf_utils.profiles import REPOSITORY
 from tools.lab import SETTINGS
 
@@ -39,6 +46,11 @@ math {font-size: 110%}
 mtd[columnalign=left] {text-align: left} /* which browsers take from style sheets alone */
 .formula, .jp-Editor, .jp-MarkdownOutput, .jp-OutputArea-output {overflow-x: auto}
 img {max-width: 100%}
+.spots {position: relative; width: fit-content}
+.spots svg {position: absolute; inset: 0; width: 100%; height: 100%}
+circle {fill: transparent; cursor: pointer}
+circle:hover, circle.chosen {stroke: #000; stroke-width: 2}
+.spots + div {font: 14px sans-serif}
 details {min-width: 0; max-width: 100%; flex: 1; overflow-x: auto}
 summary {font: 12px sans-serif; color: #555; cursor: pointer}
 .jp-OutputArea-output pre {word-break: normal; overflow-wrap: anywhere}
@@ -95,15 +107,56 @@ def diagram(code: str) -> Path:
     return SETTINGS / f"diagram-{hashlib.sha256(code.strip().encode()).hexdigest()[:8]}.svg"
 
 
+_PLAY = """<script>
+for (const spot of document.querySelectorAll("[data-clip]")) {
+  const figure = spot.closest(".spots"), [said, player] = figure.nextElementSibling.children;
+  const tell = () => {
+    for (const each of figure.querySelectorAll("[data-clip]"))
+      each.classList.toggle("chosen", each.dataset.clip === spot.dataset.clip);
+    said.textContent = spot.textContent;
+    if (player.src = sounds[spot.dataset.clip] || "") player.play();
+  };
+  spot.onclick = tell;
+  spot.onkeydown = press => press.key === "Enter" && tell();
+}
+</script>"""
+
+
+def _with_spots(image: str, spots: list) -> str:
+    circles = "".join(
+        f'<circle cx="{x:.2%}" cy="{y:.2%}" r="7" tabindex="0" data-clip="{html.escape(clip)}">'
+        f"<title>{html.escape(title)}</title></circle>"
+        for x, y, clip, title in spots
+    )
+    below = "<div><p>Point at a mark for its clip's title; click it to hear it.</p><audio controls></audio></div>"
+    return f'<div class="spots">{image}<svg>{circles}</svg></div>{below}'
+
+
+def _sounds(wanted: set[str]) -> str:
+    """A script with the beginnings of the embedded dataset's clips among those that are wanted, and the player's."""
+    clips = load_bsd(make_embedded() / "BSD10k") if wanted else pd.DataFrame({"sound_id": [], "path": []})
+    clips = clips[clips["sound_id"].isin(wanted)]
+    sounds = {clip.sound_id: excerpt(*load_excerpt(clip.path)).src_attr() for clip in clips.itertuples()}
+    return f"<script>const sounds = {json.dumps(sounds)}</script>{_PLAY}" if wanted else ""
+
+
 def page(notebook: nbformat.NotebookNode, title: str) -> str:
     """A notebook as one page, whose links to notebooks lead to their pages. An image's text is the finding below it."""
-    outputs = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])] + [{}]
-    images = [place for place, data in enumerate(outputs) if "image/png" in data]
-    findings = iter([outputs[place + 1].get("text/markdown", "a figure") for place in images])
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output]
+    images = [place for place, output in enumerate(outputs) if "image/png" in output.data]
+    findings = iter([next((o.data.get("text/markdown") for o in outputs[n + 1 :]), "") or "a figure" for n in images])
+    spots_of = [outputs[place].metadata.get("image/png", {}).get("spots", []) for place in images]
+    spots = iter(spots_of)
+
+    def shown(image: re.Match) -> str:
+        text = re.sub('alt="No description[^"]*"', lambda _: f'alt="{html.escape(next(findings))}"', image[0])
+        return _with_spots(text, own) if (own := next(spots)) else text
+
     exporter = HTMLExporter(raw_template=_TEMPLATE)
     exporter.register_filter("markdown2html", MarkdownWithMath(renderer=_Renderer(escape=False)).render)
     body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
-    body = re.sub(r'alt="No description[^"]*"', lambda _: f'alt="{html.escape(next(findings))}"', body)
+    body = re.sub('<img [^>]*"data:image/png[^>]*>', shown, body)
+    body = body.replace("</body>", _sounds({clip for own in spots_of for _, _, clip, _ in own}) + "</body>")
     body = re.sub(r'(href="(?:\.\./|solutions/)?\d\d_\w+)\.ipynb', r"\1.html", body)
     headings = re.findall(r'<h2 id="([^"]*)">(.*?)<a', body, re.S)
     contents = " · ".join(f'<a href="#{name}">{text}</a>' for name, text in headings)

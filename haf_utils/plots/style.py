@@ -74,10 +74,10 @@ def save(figure: Figure, folder: str | Path, name: str) -> Figure:
     return figure
 
 
-def publish(figure: Figure, folder: str | Path, name: str, finding: str) -> None:
+def publish(figure: Figure, folder: str | Path, name: str, finding: str, spots: list | None = None) -> None:
     """Write `figure` with `save`, display and close it, and display `finding` below it: Markdown that states what the
-    figure shows, also for those who cannot see it."""
-    display(save(figure, folder, name), metadata={"image/png": {"alt": finding}})
+    figure shows, also for those who cannot see it. spots: of clips, see `tools.site`."""
+    display(save(figure, folder, name), metadata={"image/png": {"alt": finding} | ({"spots": spots} if spots else {})})
     plt.close(figure)
     display(Markdown(finding))
 

@@ -17,12 +17,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote
 
+import nbformat
 import pytest
 import websocket
 from conftest import REPOSITORY
 
+from tools import site
 from tools.lab import WORK, working_copy
-from tools.site import diagram
 
 pytestmark = [
     pytest.mark.slow,
@@ -142,7 +143,7 @@ def lab(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_DATA_DIR", str(root / "data"))
         working_copy(REPOSITORY / "notebooks", root / WORK.name)
-    for path in (root / WORK.name).glob("0[16]_*.ipynb"):
+    for path in (root / WORK.name).glob("0[146]_*.ipynb"):
         text = path.read_text("utf-8").replace('profile: str = \\"mini\\"', 'profile: str = \\"tiny\\"')
         path.write_text(text.replace('runs: str = \\"\\"', f'runs: str = \\"{root / "runs"}\\"'), "utf-8")
     options = f"--ServerApp.root_dir={root}", "--LabApp.expose_app_in_browser=True"
@@ -183,13 +184,16 @@ def page(tmp_path):
         browser.wait(30)
 
 
-@pytest.mark.parametrize("notebook, seconds", [("01_data_exploration", 300), ("06_ensemble_evaluation", 600)])
-def test_the_explorer_shows_and_plays_the_clip_that_is_chosen(lab, page, notebook, seconds):
+@pytest.mark.parametrize(
+    "notebook, menu, seconds",
+    [("01_data_exploration", 1, 300), ("04_finetuning", 0, 600), ("06_ensemble_evaluation", 1, 600)],
+)
+def test_the_explorer_shows_and_plays_the_clip_that_is_chosen(lab, page, notebook, menu, seconds):
     page.open(f"{lab}/lab/tree/{WORK.name}/{notebook}.ipynb?token=t&reset")
     page.run_all(seconds)
     shown = page.settled()
     for clip in (1, 2):
-        page.choose(1, clip)
+        page.choose(menu, clip)
 
         def another(before=shown):
             now = page.settled()
@@ -200,10 +204,23 @@ def test_the_explorer_shows_and_plays_the_clip_that_is_chosen(lab, page, noteboo
     assert "official Jupyter news" not in page.js("document.body.innerText")
 
 
+def test_a_mark_on_the_map_of_the_page_tells_and_plays_its_clip(page, tmp_path):
+    notebook = nbformat.read(REPOSITORY / "notebooks" / "04_finetuning.ipynb", as_version=4)
+    notebook.cells = [cell for cell in notebook.cells if "spots" in str(cell.get("outputs"))]
+    (tmp_path / "map.html").write_text(site.page(notebook, "map"), "utf-8")
+    page.open((tmp_path / "map.html").as_uri())
+    until(lambda: page.js("!!document.querySelector('circle')"), 60, "the map")
+    page.js("document.querySelector('circle').dispatchEvent(new MouseEvent('click'))")
+    until(lambda: page.js("document.querySelector('audio').duration > 0"), 20, "a sound")
+    told = page.js("document.querySelector('audio').previousElementSibling.innerText")
+    assert told and told == page.js("document.querySelector('circle').textContent")
+    assert page.js("document.querySelectorAll('.chosen').length") == 2 and not page.errors, page.errors
+
+
 def test_the_pages_show_the_diagram_that_jupyterlab_draws(lab, page, tmp_path):
     notebook = (REPOSITORY / "notebooks" / "06_ensemble_evaluation.ipynb").read_text("utf-8")
     code = "".join(line for cell in json.loads(notebook)["cells"] for line in cell["source"])
-    kept = diagram(re.search("```mermaid\n(.*?)```", code, re.S)[1])
+    kept = site.diagram(re.search("```mermaid\n(.*?)```", code, re.S)[1])
     page.open(f"{lab}/lab/tree/{WORK.name}/06_ensemble_evaluation.ipynb?token=t&reset")
     drawn = until(lambda: page.js("document.querySelector('.jp-RenderedMermaid img')?.src"), 120, "the diagram")
     drawn = "<svg" + unquote(drawn).partition("<svg")[2]

@@ -1,12 +1,20 @@
 """Pages of the notebooks: complete without anything from elsewhere."""
 
+import base64
+import io
+import json
 import re
+from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
+import soundfile
 from conftest import REPOSITORY
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from haf_utils.datasets import load_bsd
+from tools import site
 from tools.site import main, page
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").rglob("[0-9][0-9]_*.ipynb"))
@@ -68,7 +76,25 @@ def test_formulae_look_as_in_a_book(formula, drawn):
     assert drawn in page(new_notebook(cells=[new_markdown_cell(formula)]), "T")
 
 
-def test_an_index_leads_to_all_pages(tmp_path):
+def test_marks_of_a_figure_tell_titles_and_play_clips(tiny, monkeypatch):
+    monkeypatch.setattr(site, "make_embedded", lambda: Path(tiny.dataset).parent)
+    clip = load_bsd(tiny.dataset).iloc[0].sound_id
+    image = new_output("display_data", {"image/png": "iVBORw0KGgo="})
+    image.metadata = {"image/png": {"spots": [[0.25, 0.5, clip, "Rain <b>"], [0.1, 0.2, "gone", "Of another dataset"]]}}
+    plain = new_output("display_data", {"image/png": "iVBORw0KGgo="})
+    finding = new_output("display_data", {"text/markdown": "A map."})
+    made = page(new_notebook(cells=[new_code_cell("1", outputs=[plain, image, finding])]), "T")
+    assert made.count('class="spots"') == 1
+    assert f'<circle cx="25.00%" cy="50.00%" r="7" tabindex="0" data-clip="{clip}">' in made
+    assert "<title>Rain &lt;b&gt;</title>" in made and "<title>Of another dataset</title>" in made
+    sounds = json.loads(re.search("const sounds = (.*?)</script>", made)[1])
+    heard, rate = soundfile.read(io.BytesIO(base64.b64decode(sounds.pop(clip).partition("base64,")[2])))
+    assert rate == 16_000 and np.abs(heard).max() > 0 and not sounds
+    assert not re.search(FETCHED, made)
+
+
+def test_an_index_leads_to_all_pages(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(site, "make_embedded", lambda: Path(tiny.dataset).parent)
     assert main([str(tmp_path)]) == 0
     index = (tmp_path / "index.html").read_text("utf-8")
     assert "name=viewport" in index  # else a phone shows it as small as a desk's
