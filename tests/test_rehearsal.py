@@ -136,7 +136,7 @@ def weights(target: Path) -> dict[str, str]:
 def run(runs: Path, **settings) -> int:
     settings = {"folds": 1, "epochs": 1, "views": 1, "batch": 4, "workers": 1} | settings
     few = " ".join(f"{number}.replicates=50" for number in ("02", "04", "05", "06"))
-    cheap = f"01.listen=2 {few} 03.pairs=4 04.hatr_epochs=1 05.recipe_seeds=[0] 05.shares=[0.5] 06.views=1"
+    cheap = f"01.listen=2 {few} 03.pairs=4 05.recipe_seeds=[0] 05.shares=[0.5] 06.views=1"
     arguments = [f"--{name}={value}" for name, value in settings.items()]
     return main([*arguments, f"--runs={runs}", f"--set={cheap}"])
 

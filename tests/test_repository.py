@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 import tomllib
@@ -139,6 +140,9 @@ def test_notebook_conventions(path):
     assert counts in (list(range(1, len(code) + 1)), [None] * len(code))
     assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
     assert path.stat().st_size < 1_000_000
+    shown = [cell.source for cell in code if not cell.metadata.get("jupyter", {}).get("source_hidden")]
+    lengths = [sum(map(bool, map(str.strip, source.splitlines()))) for source in shown]
+    assert max(lengths) <= 30 and statistics.median(lengths) <= 12, lengths
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -153,7 +153,7 @@ def _problem(name: str, value: object, declared: Mapping[str, Mapping]) -> str:
         return f"it must be {kind}{example} ({says})"
     if name == "folds" and kind == "int":
         return "" if value in range(1, FOLDS + 1) else f"it must lie in 1 to {FOLDS} ({says})"
-    fields = {"folds": "fold", "seeds": "seed", "recipe_seeds": "seed", "shares": "data_share", "hatr_epochs": "epochs"}
+    fields = {"folds": "fold", "seeds": "seed", "recipe_seeds": "seed", "shares": "data_share"}
     field = fields.get(name, name)
     if field not in {each.name for each in dataclasses.fields(FinetuneConfig)}:
         low = int(default != 0)  # where 0 says "as the profile has it"

@@ -117,13 +117,13 @@ def legible(axes: Axes) -> None:
 def confusion_matrix(y_true, y_pred, title: str = "") -> Figure:
     """Confusion matrix in taxonomy order, rows normalised to the clips of the true class, top levels framed. Cells
     inside a frame have the right parent. y_true, y_pred: labels or codes (N,). Empty rows: no such clip."""
-    counts = confusion(y_true, y_pred)
-    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    figure, axes = plt.subplots(figsize=(8.6, 7.6))
+    share = (counts := confusion(y_true, y_pred)) / np.maximum(counts.sum(1, keepdims=True), 1)
+    figure, axes = plt.subplots(figsize=(10.6, 7.6))
     written = np.where(share >= 0.05, np.round(100 * share).astype(int).astype(str), "")
     look = {"annot": written, "fmt": "", "annot_kws": {"fontsize": 8}, "linewidths": 0.3, "linecolor": "0.9"}
     look["cbar_kws"] = {"label": "share of the true class (%)", "shrink": 0.6}
-    sns.heatmap(pd.DataFrame(100 * share, CLASSES, CLASSES), ax=axes, **look, **PERCENTAGES)
+    names = [f"{NAMES[code]} ({code})" for code in CLASSES]
+    sns.heatmap(pd.DataFrame(100 * share, names, CLASSES), ax=axes, **look, **PERCENTAGES)
     legible(axes)
     frame_top_levels(axes)
     axes.set(xlabel="predicted class", ylabel="true class", title=title)
