@@ -132,8 +132,8 @@ def paired_difference(
 
 
 def decimals(low: float, high: float) -> int:
-    """Decimals to show of an interval in points: one, or two where one would round an end that is not zero to 0.0."""
-    return 2 if 0 < min(abs(low), abs(high)) < 0.05 else 1
+    """Decimals to show of an interval in points: one, two or three, so that no end but zero is rounded to 0.0."""
+    return 1 + sum(0 < min(abs(low), abs(high)) < near for near in (0.05, 0.005))
 
 
 @dataclass(frozen=True)

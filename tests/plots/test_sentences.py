@@ -24,6 +24,7 @@ def test_an_interval_that_ends_at_zero_excludes_nothing():
 
 def test_an_end_near_zero_keeps_its_sign():
     assert "+0.02" in difference_sentence(Difference(0.01, 0.0002, 0.02), "hF")
+    assert "+0.002" in difference_sentence(Difference(0.01, 0.00002, 0.02), "hF")
 
 
 @pytest.mark.parametrize(
