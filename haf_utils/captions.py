@@ -175,8 +175,7 @@ def nsynth_caption(record: Mapping, rng: Generator | None = None) -> str:
 def add_text(table: pd.DataFrame, rng: Generator | None = None) -> pd.DataFrame:
     """A copy of the clips table with the column `text`, built by each row's `source`; "" is missing.
 
-    `rng` draws the phrasings of FSD50K and NSynth captions; Freesound texts have one form only.
-    """
+    `rng` draws the phrasings of FSD50K and NSynth captions; Freesound texts have one form only."""
     columns = ["source", "title", "tags", "description"]
     extra = [table[name] if name in table else [None] * len(table) for name in ("labels", "record")]
     rows = zip(*(table[name] for name in columns), *extra, strict=True)

@@ -76,8 +76,7 @@ def top_level(probabilities: torch.Tensor) -> torch.Tensor:
 def top_level_cross_entropy(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Cross-entropy between top-level target and top-level posterior, both sums over leaves; scalar, as above.
 
-    An auxiliary loss, off by default: in the report the top level enters through the targets alone.
-    """
+    An auxiliary loss, off by default: in the report the top level enters through the targets alone."""
     log_posterior = F.log_softmax(logits.float(), dim=-1)
     # log of a sum of posteriors, without leaving the log domain
     groups = [torch.logsumexp(log_posterior[:, _PARENT == parent], dim=-1) for parent in range(len(TOP_LEVELS))]

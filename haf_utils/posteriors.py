@@ -142,8 +142,7 @@ def _read_once(file: Path, unchanged: tuple[int, int]) -> Posteriors:
 def spread(labels: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Largest posteriors `scores` (N,) of the classes `labels` (N,) -> (N, 23): the rest is spread evenly.
 
-    Scores are clipped to [0.05, 0.999], so that in a product of members no class is ever ruled out.
-    """
+    Scores are clipped to [0.05, 0.999], so that in a product of members no class is ever ruled out."""
     scores = np.clip(scores, LOWEST, HIGHEST)
     probabilities = np.repeat((1 - scores)[:, None] / (len(CLASSES) - 1), len(CLASSES), axis=1)
     probabilities[np.arange(len(labels)), labels] = scores

@@ -1,7 +1,7 @@
 """Progress of long work: a bar in a terminal or a live JupyterLab, plain lines elsewhere.
 
-In a batch run (papermill, a Slurm log) a bar would leave dozens of half-drawn outputs; there `HAF_PROGRESS=lines`,
-which `make run` sets, prints one line a step instead.
+In a batch run (papermill, a Slurm log) a bar would leave dozens of half-drawn outputs, and a widget has nobody to
+answer: one line a step is printed there instead. `HAF_PROGRESS=lines` or `bars` decides it by hand.
 """
 
 import atexit
@@ -30,10 +30,13 @@ def adapt() -> None:
 
 
 def headless() -> bool:
-    """Whether bars are off: HAF_PROGRESS=lines, or a stderr that is neither a terminal nor Jupyter's."""
+    """Whether bars and widgets are off: HAF_PROGRESS=lines, a notebook in a batch, or a stderr that is no terminal."""
     if "HAF_PROGRESS" in os.environ:
         return os.environ["HAF_PROGRESS"] == "lines"
-    return "ipykernel" not in sys.modules and not sys.stderr.isatty()
+    kernel = "ipykernel" in sys.modules and sys.modules["IPython"].get_ipython()
+    if kernel and (asked := kernel.get_parent())["header"]["msg_type"] == "execute_request":
+        return not asked["metadata"]  # JupyterLab and VS Code name the cell that runs; papermill and nbconvert do not
+    return not kernel and not sys.stderr.isatty()
 
 
 def bar(iterable=None, *, description: str = "", quiet: bool = False, **options):

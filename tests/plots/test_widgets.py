@@ -4,10 +4,13 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+import nbformat  # noqa: E402
 import numpy as np  # noqa: E402
+import papermill  # noqa: E402
 import pytest  # noqa: E402
 import soundfile  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
+from nbformat.v4 import new_code_cell, new_notebook  # noqa: E402
 
 from haf_utils.plots import widgets  # noqa: E402
 from haf_utils.plots.widgets import as_wav, excerpt, prediction_explorer, show  # noqa: E402
@@ -82,3 +85,14 @@ def test_headless_no_widget_is_made(monkeypatch, capsys, picture, asked, shown):
     monkeypatch.setenv("HAF_PROGRESS", "bars")
     show(prediction_explorer, {"all": ["a"]}, picture)
     assert asked == ["a"] and shown[-1].children[0].children[1].value == "a"
+
+
+def test_papermill_makes_no_widget_and_no_bar(tmp_path, monkeypatch):
+    monkeypatch.delenv("HAF_PROGRESS", raising=False)  # a user's own `papermill notebook.ipynb out.ipynb`
+    uses = "from haf_utils.io.progress import headless\nfrom haf_utils.plots.widgets import ipywidgets, show\n"
+    code = new_code_cell(uses + "show(ipywidgets.Button)\nprint(headless())")
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(new_notebook(cells=[code], metadata={"kernelspec": kernel}), tmp_path / "in.ipynb")
+    papermill.execute_notebook(tmp_path / "in.ipynb", tmp_path / "out.ipynb", progress_bar=False)
+    (output,) = nbformat.read(tmp_path / "out.ipynb", as_version=4).cells[-1].outputs
+    assert output.text.splitlines() == ["(in JupyterLab a widget stands here; run all cells to use it)", "True"]

@@ -147,7 +147,7 @@ def lab(tmp_path_factory):
         text = path.read_text("utf-8").replace('profile: str = \\"mini\\"', 'profile: str = \\"tiny\\"')
         path.write_text(text.replace('runs: str = \\"\\"', f'runs: str = \\"{root / "runs"}\\"'), "utf-8")
     options = f"--ServerApp.root_dir={root}", "--LabApp.expose_app_in_browser=True"
-    with jupyterlab(root, "tools.lab", *options, HAF_OUTPUTS=str(root / "outputs"), HAF_PROGRESS="bars") as address:
+    with jupyterlab(root, "tools.lab", *options, HAF_OUTPUTS=str(root / "outputs")) as address:
         yield address
 
 
