@@ -46,6 +46,7 @@ math {font-size: 110%}
 mtd[columnalign=left] {text-align: left} /* which browsers take from style sheets alone */
 .formula, .jp-Editor, .jp-MarkdownOutput, .jp-OutputArea-output {overflow-x: auto}
 img {max-width: 100%}
+.jp-InputPrompt, .jp-OutputPrompt {color: #555 !important; opacity: 1 !important}
 .spots {position: relative; width: fit-content}
 .spots svg {position: absolute; inset: 0; width: 100%; height: 100%}
 circle {fill: transparent; cursor: pointer}
@@ -140,8 +141,9 @@ def _sounds(wanted: set[str]) -> str:
     return f"<script>const sounds = {json.dumps(sounds)}</script>{_PLAY}" if wanted else ""
 
 
-def page(notebook: nbformat.NotebookNode, title: str) -> str:
-    """A notebook as one page, whose links to notebooks lead to their pages. An image's text is the finding below it."""
+def page(notebook: nbformat.NotebookNode, title: str, start: str = "index.html") -> str:
+    """A notebook as one page, whose links to notebooks lead to their pages, and one to the page `start`. An image's
+    text is the finding below it."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output]
     images = [place for place, output in enumerate(outputs) if "image/png" in output.data]
     findings = iter([next((o.data.get("text/markdown") for o in outputs[n + 1 :]), "") or "a figure" for n in images])
@@ -158,8 +160,8 @@ def page(notebook: nbformat.NotebookNode, title: str) -> str:
     body = re.sub('<img [^>]*"data:image/png[^>]*>', shown, body)
     body = body.replace("</body>", _sounds({clip for own in spots_of for _, _, clip, _ in own}) + "</body>")
     body = re.sub(r'(href="(?:\.\./|solutions/)?\d\d_\w+)\.ipynb', r"\1.html", body)
-    headings = re.findall(r'<h2 id="([^"]*)">(.*?)<a', body, re.S)
-    contents = " · ".join(f'<a href="#{name}">{text}</a>' for name, text in headings)
+    headings = [(f"#{name}", text) for name, text in re.findall(r'<h2 id="([^"]*)">(.*?)<a', body, re.S)]
+    contents = " · ".join(f'<a href="{to}">{text}</a>' for to, text in [(start, "Start"), *headings])
     return re.sub(r"(<body[^>]*>)", lambda m: f'{m[1]}{_LOOK}<nav class="contents">{contents}</nav>', body, count=1)
 
 
@@ -171,7 +173,7 @@ def main(arguments: list[str] | None = None) -> int:
     for path in sorted(source.glob("**/[0-9][0-9]_*.ipynb")):
         notebook, name = nbformat.read(path, as_version=4), path.relative_to(source).with_suffix(".html")
         title = notebook.cells[0].source.splitlines()[0].lstrip("# ")
-        text = page(notebook, title)
+        text = page(notebook, title, "../" * (len(name.parts) - 1) + "index.html")
         atomic_write(folder / name, lambda file, text=text: file.write_text(text, "utf-8"))
         words = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
         parts = " · ".join(re.findall(r"(?m)^## (?:\d+\W+)?(?!Exercises|Summary|Glossary)(.*)", words))

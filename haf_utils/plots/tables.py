@@ -27,7 +27,7 @@ def difference_sentence(difference: Difference, what: str) -> str:
     """What the 95 % interval of a difference of shares allows to say of `what`, in points, as a clause."""
     estimate, low, high = (100 * value for value in (difference.estimate, difference.low, difference.high))
     digits = decimals(low, high)
-    shown = f"{estimate:+.{digits}f} points [{low:+.{digits}f}, {high:+.{digits}f}]"
+    shown = f"{estimate:+z.{digits}f} points [{low:+z.{digits}f}, {high:+z.{digits}f}]"
     if low > 0:
         return f"{what} is above zero: {shown}"
     if high < 0:
@@ -69,7 +69,7 @@ def gain_table(labels, pairs: Mapping, rng, replicates: int = 1000) -> pd.DataFr
         for metric in ("hF", "accuracy"):
             estimate, low, high = (100 * value for value in dataclasses.astuple(differences[metric]))
             digits = decimals(low, high)
-            row[metric] = f"{estimate:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
+            row[metric] = f"{estimate:+z.{digits}f} ({low:+z.{digits}f} to {high:+z.{digits}f})"
         sign = (differences["hF"].low > 0) - (differences["hF"].high < 0)
         rows.append(row | {"in hF": ("worse", "no clear difference", "better")[sign + 1]})
     index = pd.MultiIndex.from_tuples(pairs) if isinstance(next(iter(pairs)), tuple) else pd.Index(pairs)

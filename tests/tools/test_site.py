@@ -30,7 +30,7 @@ def test_formulae_contents_links_sound_and_alternative_texts():
     cells = [new_markdown_cell(text), new_code_cell("1", outputs=[image, finding, sound])]
     made = page(new_notebook(cells=cells), "T")
     assert made.count("<math") == 2 and made.count('display="block"') == 1 and "$" not in re.sub("<[^>]*>", "", made)
-    assert '<nav class="contents"><a href="#A-part">A part</a></nav>' in made
+    assert '<nav class="contents"><a href="index.html">Start</a> · <a href="#A-part">A part</a></nav>' in made
     assert 'href="02_b.html"' in made and 'href="solutions/01_solutions.html"' in made and ".ipynb" not in made
     assert 'alt="Bars &quot;rise&quot; &amp; fall."' in made and "data:audio/ogg" in made
     assert not re.search(FETCHED, made)
