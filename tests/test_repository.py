@@ -140,6 +140,8 @@ def test_notebook_conventions(path):
     assert counts in (list(range(1, len(code) + 1)), [None] * len(code))
     assert not [output for cell in code for output in cell.outputs if output.output_type == "error"]
     assert path.stat().st_size < 1_000_000
+    sounds = re.findall(r"data:audio/([\w-]+);base64,([^\"'\\]*)", path.read_text("utf-8"))
+    assert all(kind == "ogg" and len(sound) < 4 / 3 * 15_000 for kind, sound in sounds), "excerpt() makes small ones"
     shown = [cell.source for cell in code if not cell.metadata.get("jupyter", {}).get("source_hidden")]
     lengths = [sum(map(bool, map(str.strip, source.splitlines()))) for source in shown]
     assert max(lengths) <= 30 and statistics.median(lengths) <= 12, lengths
