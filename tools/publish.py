@@ -9,6 +9,8 @@ notebooks keep their own cells: what papermill injected, its timings and the pat
 from __future__ import annotations
 
 import argparse
+import base64
+import io
 import json
 import re
 import shutil
@@ -17,6 +19,7 @@ from pathlib import Path
 
 import nbformat
 import pandas as pd
+from PIL import Image
 
 from haf_utils.experiment.finetune import other_code
 from haf_utils.io.files import atomic_write
@@ -114,7 +117,17 @@ def _clean(output: nbformat.NotebookNode, number: int) -> nbformat.NotebookNode:
     if "metadata" in output:
         image = {key: value for key, value in output.metadata.get("image/png", {}).items() if key in ("alt", "spots")}
         output.metadata = {"image/png": image} if image else {}
+    if "image/png" in output.get("data", {}):
+        output.data["image/png"] = _in_256_colours(output.data["image/png"])
     return output
+
+
+def _in_256_colours(png: str) -> str:
+    """A base64 PNG with a palette, a third of the size; text and lines stay as sharp. figures/ keeps all colours."""
+    small = io.BytesIO()
+    image = Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB")
+    image.quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return base64.b64encode(small.getvalue()).decode()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,9 +1,15 @@
 """Publishing keeps a notebook's own cells and takes the outputs."""
 
+import base64
+import io
+
+import matplotlib.pyplot as plt
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
 
 from haf_utils.io.files import write_json
 from haf_utils.profiles import REPOSITORY
@@ -43,13 +49,25 @@ def test_outputs_are_taken_and_cells_numbered(pair):
     assert "papermill" not in published.metadata
 
 
-def test_the_text_of_an_image_is_kept_and_nothing_else_of_its_metadata(pair):
+def test_an_image_keeps_its_look_its_text_and_its_places_and_takes_less_room(pair):
     source, run, executed = pair
-    metadata = {"image/png": {"alt": "Bars rise.", "width": 3}, "other": 1}
-    run.cells[3].outputs = [new_output("display_data", {"image/png": "iVBORw0KGgo="}, metadata=metadata)]
+    axes = plt.figure(figsize=(4, 3), dpi=80).add_subplot(title="Words stay sharp")
+    axes.imshow(np.linspace(0, 1, 30 * 40).reshape(30, 40), cmap="magma")
+    file = io.BytesIO()
+    axes.figure.savefig(file, format="png")
+    plt.close(axes.figure)
+    kept = {"alt": "Bars rise.", "spots": [[0.5, 0.25, "17", "A dog"]]}
+    image = {"image/png": base64.b64encode(file.getvalue()).decode()}
+    metadata = {"image/png": kept | {"width": 3}, "other": 1}
+    run.cells[3].outputs = [new_output("display_data", image, metadata=metadata)]
     nbformat.write(run, executed)
     publish_notebook(source, executed)
-    assert nbformat.read(source, as_version=4).cells[2].outputs[0].metadata == {"image/png": {"alt": "Bars rise."}}
+    (output,) = nbformat.read(source, as_version=4).cells[2].outputs
+    assert output.metadata == {"image/png": kept}
+    small = base64.b64decode(output.data["image/png"])
+    before, after = (np.asarray(Image.open(io.BytesIO(png)).convert("RGB"), int) for png in (file.getvalue(), small))
+    assert len(small) < len(file.getvalue()) and before.shape == after.shape
+    assert np.percentile(np.abs(before - after), 99) <= 8  # of 255
 
 
 def test_the_same_outputs_publish_as_the_same_bytes(pair):
