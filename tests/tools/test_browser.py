@@ -123,10 +123,11 @@ def jupyterlab(root: Path, module: str, *arguments, **environment):
     own = {"JUPYTERLAB_SETTINGS_DIR": str(root / "settings"), "JUPYTER_DATA_DIR": str(root / "data")}
     own |= {"JUPYTERLAB_WORKSPACES_DIR": str(root / "workspaces")}
     options = [f"--ServerApp.port={port}", "--no-browser", "--allow-root", "--IdentityProvider.token=t"]
+    surroundings = {name: value for name, value in os.environ.items() if name != "HAF_PROGRESS"}  # as a user has it
     with open(root / "lab.log", "wb") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", module, *arguments, *options],
-            cwd=REPOSITORY, env=os.environ | own | environment, stdout=log, stderr=log, start_new_session=True,
+            cwd=REPOSITORY, env=surroundings | own | environment, stdout=log, stderr=log, start_new_session=True,
         )  # fmt: skip
     try:
         until(lambda: f"http://127.0.0.1:{port}/" in (root / "lab.log").read_text(), 120, "JupyterLab")
