@@ -213,3 +213,11 @@ def test_shipped_checkpoint_is_small_and_what_its_page_says():
 
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert digest in (folder / "README.md").read_text()
+
+
+def test_the_words_scores_that_notebook_06_quotes_are_those_of_the_table():
+    table = pd.read_csv(REPOSITORY / "figures" / "07_real_text.csv").query("variant.str.startswith('metadata')")
+    text = (REPOSITORY / "notebooks" / "06_ensemble_evaluation.ipynb").read_text("utf-8")
+    for _, row in table.iterrows():
+        assert f"{100 * row.hF:.1f} [{100 * row.hF_low:.1f}, {100 * row.hF_high:.1f}]" in text
+    assert list(table.split) == ["official", "uploader"]

@@ -45,7 +45,7 @@ def forest(
             fill = colour if significant else "white"
             axes.plot(np.clip(estimate, -reach, reach), place, marker, ms=6, mec=colour, mfc=fill, clip_on=False)
             digits = decimals(low, high)
-            write(place, f"{estimate:+5.1f}  [{low:+.{digits}f}, {high:+.{digits}f}]", 8, family="monospace")
+            write(place, f"{estimate:+z5.1f}  [{low:+z.{digits}f}, {high:+z.{digits}f}]", 8, family="monospace")
             p_value = "<.001" if row["p_value"] < 0.001 else f"{row['p_value']:.3f}".lstrip("0")
             write(place, p_value, 145, family="monospace")
             ticks.append(place)
