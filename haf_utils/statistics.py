@@ -84,7 +84,7 @@ def interval(samples: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.n
     if not 0 < level < 1:
         raise ValueError(f"level={level!r} must lie between 0 and 1, such as 0.95")
     low, high = np.quantile(np.asarray(samples), [(1 - level) / 2, (1 + level) / 2], axis=-1)
-    return low, high
+    return low.round(12), high.round(12)  # an end that is zero but for the computer's rounding is zero
 
 
 @dataclass(frozen=True)

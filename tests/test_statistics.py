@@ -207,3 +207,8 @@ def test_classes_are_resampled_like_the_whole():
     assert ((low <= observed[:20]) & (observed[:20] <= high)).mean() > 0.9
     whole = bootstrap(truth, said, np.random.default_rng(1), 500)["hF"][0]
     np.testing.assert_allclose(values[:20].mean(0), whole)  # the same draws
+
+
+def test_an_end_that_is_zero_but_for_rounding_is_zero():
+    low, high = interval(np.full(100, 0.1 + 0.2 - 0.3))
+    assert low == high == 0 < 0.1 + 0.2 - 0.3
