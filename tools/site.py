@@ -14,10 +14,10 @@ import html
 import json
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import nbformat
-import pandas as pd
 from latex2mathml.converter import convert
 from nbconvert.exporters import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
@@ -135,30 +135,34 @@ def _with_spots(image: str, spots: list) -> str:
 
 def _sounds(wanted: set[str]) -> str:
     """A script with the beginnings of the embedded dataset's clips among those that are wanted, and the player's."""
-    clips = load_bsd(make_embedded() / "BSD10k") if wanted else pd.DataFrame({"sound_id": [], "path": []})
-    clips = clips[clips["sound_id"].isin(wanted)]
+    if not wanted:
+        return ""
+    clips = load_bsd(make_embedded() / "BSD10k").query("sound_id in @wanted")
     sounds = {clip.sound_id: excerpt(*load_excerpt(clip.path)).src_attr() for clip in clips.itertuples()}
-    return f"<script>const sounds = {json.dumps(sounds)}</script>{_PLAY}" if wanted else ""
+    return f"<script>const sounds = {json.dumps(sounds)}</script>{_PLAY}"
 
 
 def page(notebook: nbformat.NotebookNode, title: str, start: str = "index.html") -> str:
     """A notebook as one page, whose links to notebooks lead to their pages, and one to the page `start`. An image's
     text is the finding below it."""
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", []) if "data" in output]
-    images = [place for place, output in enumerate(outputs) if "image/png" in output.data]
-    findings = iter([next((o.data.get("text/markdown") for o in outputs[n + 1 :]), "") or "a figure" for n in images])
-    spots_of = [outputs[place].metadata.get("image/png", {}).get("spots", []) for place in images]
-    spots = iter(spots_of)
+    images = [
+        (below["data"].get("text/markdown", "a figure"), output.metadata.get("image/png", {}).get("spots", []))
+        for output, below in pairwise([*outputs, {"data": {}}])
+        if "image/png" in output.data
+    ]
+    of_images = iter(images)
 
     def shown(image: re.Match) -> str:
-        text = re.sub('alt="No description[^"]*"', lambda _: f'alt="{html.escape(next(findings))}"', image[0])
-        return _with_spots(text, own) if (own := next(spots)) else text
+        finding, spots = next(of_images)
+        text = re.sub('alt="No description[^"]*"', lambda _: f'alt="{html.escape(finding)}"', image[0])
+        return _with_spots(text, spots) if spots else text
 
     exporter = HTMLExporter(raw_template=_TEMPLATE)
     exporter.register_filter("markdown2html", MarkdownWithMath(renderer=_Renderer(escape=False)).render)
     body, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
     body = re.sub('<img [^>]*"data:image/png[^>]*>', shown, body)
-    body = body.replace("</body>", _sounds({clip for own in spots_of for _, _, clip, _ in own}) + "</body>")
+    body = body.replace("</body>", _sounds({clip for _, spots in images for _, _, clip, _ in spots}) + "</body>")
     body = re.sub(r'(href="(?:\.\./|solutions/)?\d\d_\w+)\.ipynb', r"\1.html", body)
     headings = [(f"#{name}", text) for name, text in re.findall(r'<h2 id="([^"]*)">(.*?)<a', body, re.S)]
     contents = " · ".join(f'<a href="{to}">{text}</a>' for to, text in [(start, "Start"), *headings])
